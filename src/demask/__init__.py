@@ -1,0 +1,1 @@
+"""Exact, fast parallel decoding for masked diffusion language models."""

@@ -1,0 +1,41 @@
+"""What a caller can fix, by name.
+
+Every message says what was given, what was expected, and the call that fixes it. All errors are `DemaskError`, which is
+a `ValueError`, so code that guards a call with `except ValueError` keeps working.
+"""
+
+
+class DemaskError(ValueError):
+    """Base of every error that demask raises on purpose."""
+
+
+class CanvasError(DemaskError):
+    """Tokens, masks or rows whose shapes, types or values do not fit together."""
+
+
+class PlanError(DemaskError):
+    """Sizes, steps, weights or lengths from which no schedule can be built."""
+
+
+class OrderError(DemaskError):
+    """Orders and rules that do not compose."""
+
+
+class CurveError(DemaskError):
+    """Numbers that are not an information curve."""
+
+
+class OracleError(DemaskError):
+    """Distributions, texts or visible tokens that an oracle cannot represent."""
+
+
+class DenoiserError(DemaskError):
+    """A denoiser whose answer is not a set of distributions."""
+
+
+class LawError(DemaskError):
+    """A sampler whose output law cannot be enumerated within the limit given."""
+
+
+class SpecError(DemaskError):
+    """A specification such as `minimax(target="both")` that names nothing known."""
