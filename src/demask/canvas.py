@@ -1,14 +1,13 @@
 """The canvas, and what a denoiser says about it.
 
 A `Canvas` is a batch of rows of tokens of which some are masked. A `Marginals` holds the law of each masked token that
-was asked for, one packed row of logits per asked position, with every reduction computed at most once and only on demand.
+was asked for, one packed row of logits per asked position; every reduction is computed at most once, on demand.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import log2
-from math import e as EULER
+from math import e, log2
 from typing import Final
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from demask.errors import CanvasError
 
-_LOG2_E: Final = log2(EULER)
+_LOG2_E: Final = log2(e)
 _CHUNK: Final = 1 << 20  # numbers handled at once on a CPU, so that temporaries stay in the cache
 _SINGLE_LEVEL: Final = 2048  # below this vocabulary one cumulative sum finds a token
 
@@ -93,8 +92,8 @@ class Canvas:
 class Marginals:
     """The law of each asked token, given the visible ones.
 
-    Row m of `logits` belongs to the m-th True of `where` in row-major order. Tokens are *drawn* at `temperature` (0 is the
-    mode); everything else (`mode`, `peak`, `entropy`, `margin`, `logp`) reads the untempered law, as published
+    Row m of `logits` belongs to the m-th True of `where` in row-major order. Tokens are *drawn* at `temperature` (0 is
+    the mode); everything else (`mode`, `peak`, `entropy`, `margin`, `logp`) reads the untempered law, as published
     confidence rules do.
 
     Parameters:
@@ -129,11 +128,12 @@ class Marginals:
             powers = torch.add(top * -_LOG2_E, chunk, alpha=_LOG2_E).exp2_()
             return top[:, 0], powers.sum(-1)
 
-        return _by_chunk(self.logits, reduce)
+        top, mass = _by_chunk(self.logits, reduce)
+        return top, mass
 
     @property
     def peak(self) -> Tensor:
-        """log p of the mode, (M,), nats."""
+        """Log-probability of the mode, (M,), nats."""
         return -self._peak_and_mass[1].log()
 
     @property
@@ -175,8 +175,8 @@ class Marginals:
     def draw(self, uniform: Tensor) -> Tensor:
         """Return the token at each quantile: (M,) uniforms in [0, 1) -> (M,) tokens, one draw each at `temperature`.
 
-        Cost: one pass over the logits and a search; the cumulative sums are taken in float64, but only of one stretch of
-        about sqrt(V) tokens per row, so that rare tokens keep their exact share without a float64 copy of the logits.
+        Cost: one pass over the logits and a search; the cumulative sums are taken in float64, but only of one stretch
+        of about sqrt(V) tokens per row, so that rare tokens keep their share without a float64 copy of the logits.
         """
         if self.temperature == 0:
             return self.mode

@@ -54,8 +54,8 @@ class Curve:
     Z_j = mean over uniformly random S with |S| = j and i not in S of H(X_i | X_S).
 
     Everything that a schedule with uniformly random positions can cost follows from it: H = sum_j Z_j,
-    TC = sum_i delta_i (n - i), DTC = sum_i delta_i i with delta_i = Z_{i-1} - Z_i, and the expected KL error of sizes with
-    residual R is sum_i delta_i R(i).
+    TC = sum_i delta_i (n - i), DTC = sum_i delta_i i with delta_i = Z_{i-1} - Z_i, and the expected KL error of sizes
+    with residual R is sum_i delta_i R(i).
 
     Parameters:
         values: (n,) nats, finite and >= 0.
@@ -65,7 +65,9 @@ class Curve:
         CurveError: an empty curve, or a value that is not a finite number >= 0.
 
     Example:
-        >>> parity = Curve([0.6931, 0.6931, 0.6931, 0.0])
+        Four bits of even parity: any three are free and fix the fourth.
+
+        >>> parity = Curve(np.log(2) * np.array([1, 1, 1, 0]))
         >>> round(parity.tc, 4), round(parity.dtc, 4)
         (0.6931, 2.0794)
 
@@ -132,7 +134,10 @@ class Curve:
         return self._total(weights)
 
     def cost(self, residual: Floats) -> float:
-        """Return sum_i delta_i R(i), nats: the expected path KL of sizes with residual R, which bounds the KL of their output."""
+        """Return sum_i delta_i R(i), nats: the expected path KL of sizes with residual R.
+
+        The KL of the output law is at most this, by convexity.
+        """
         if len(residual) != len(self) - 1:
             raise CurveError(
                 f"a residual of {len(residual)} numbers on a curve of length {len(self)}; expected length - 1"

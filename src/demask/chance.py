@@ -1,0 +1,311 @@
+"""All randomness goes through one object, keyed by (key, row, labels, position).
+
+`Keyed` is for work: a counter-based generator, so a row's draws depend neither on its batch mates nor on the device,
+and a run is reproduced by its key. `Scripted` follows given choices and records the others, so that `information.law`
+can walk through every outcome of a small problem.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from itertools import pairwise, permutations
+from math import comb, exp, log
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from demask.canvas import Marginals
+from demask.errors import CanvasError
+
+_GOLDEN: Final = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1: Final = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2: Final = 0x94D049BB133111EB - (1 << 64)
+_ROW_BITS: Final = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Keyed:
+    """Chance that is a pure function of its key, its row's name, its labels and the position.
+
+    Draw number p of a row is SplitMix64 of (seed of the row + p golden ratios), the seed itself a hash of the key, the
+    row's name and the labels. Good for sampling, not for cryptography.
+
+    Parameters:
+        key: any integer.
+        names: (B,) int64 >= 0, what each row is called; a row keeps its draws in every batch in which it has this name.
+
+    Example:
+        >>> seven, alone = Keyed.of(3, torch.arange(7)), Keyed.of(3, torch.tensor([5]))
+        >>> bool(seven.level(torch.empty(0))[5] == alone.level(torch.empty(0))[0])
+        True
+
+    Reference: Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014.
+    """
+
+    shared: Tensor
+    seeds: Tensor
+    strata: Tensor
+
+    @classmethod
+    def of(cls, key: int, names: Tensor) -> "Keyed":
+        """Return chance for the rows called `names`, from an integer key."""
+        names = names.to(torch.int64)
+        if names.ndim != 1 or bool((names < 0).any()) or bool((names >= 1 << _ROW_BITS).any()):
+            raise CanvasError(f"row names {names.tolist()[:8]}; expected one integer in [0, 2**{_ROW_BITS}) per row")
+        shared = torch.tensor(_signed(int.from_bytes(blake2b(str(key).encode(), digest_size=8).digest(), "big")))
+        shared = shared.to(names.device).expand(len(names))
+        return cls(shared, _mix(shared + _GOLDEN * (names + 1)), _radical_inverse(names))
+
+    def fork(self, *labels: str | int | Tensor) -> "Keyed":
+        """Independent chance under the given labels."""
+        shared, seeds = self.shared, self.seeds
+        for label in labels:
+            salt = _mix(label) if isinstance(label, Tensor) else _salt(label)
+            shared, seeds = _mix(shared ^ salt), _mix(seeds ^ salt)
+        return replace(self, shared=shared, seeds=seeds)
+
+    def rows(self, keep: Tensor) -> "Keyed":
+        """Restrict to some rows."""
+        return Keyed(self.shared[keep], self.seeds[keep], self.strata[keep])
+
+    def level(self, breaks: Tensor) -> Tensor:
+        """Return a uniform number per row, rows stratified by the van der Corput sequence of their names."""
+        return (_unit(_mix(self.shared)) + self.strata) % 1.0
+
+    def categorical(self, marginals: Marginals) -> Tensor:
+        """Return one token per asked position."""
+        return marginals.draw(self._grid(marginals.where)[marginals.where])
+
+    def outcome(self, probabilities: Tensor) -> Tensor:
+        """Return one of finitely many outcomes per row."""
+        where = torch.ones(len(probabilities), 1, dtype=torch.bool, device=probabilities.device)
+        return self.categorical(Marginals(where, probabilities.log()))
+
+    def multinomial(self, total: Tensor, probabilities: Tensor) -> Tensor:
+        """Return how many of each row's tokens fall in each class: a class per token, counted."""
+        rows, largest = len(total), int(total.max()) if len(total) else 0
+        tokens = torch.arange(largest, device=total.device).expand(rows, largest)
+        uniform = self._grid(tokens)
+        edges = probabilities.to(uniform).cumsum(0)[:-1]
+        kind = torch.searchsorted(edges, uniform, right=True)
+        counts = torch.zeros(rows, len(probabilities), dtype=torch.int64, device=total.device)
+        return counts.scatter_add_(1, kind, (tokens < total[:, None]).long())
+
+    def bernoulli(self, where: Tensor, probability: Tensor) -> Tensor:
+        """Return independent coins."""
+        return where & (self._grid(where) < probability)
+
+    def permutation(self, where: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Return a random ranking: independent keys, with Gumbel noise where it is weighted."""
+        keys = self._grid(where)
+        if logits is not None:
+            keys = logits - (-keys.clamp(min=2.0**-60).log()).log()
+        return keys.masked_fill(~where, -torch.inf)
+
+    def subset(self, where: Tensor, size: Tensor) -> Tensor:
+        """Return a uniformly random set of positions: the `size` first of a random ranking."""
+        keys = self.permutation(where)
+        ranks: Tensor = keys.argsort(dim=1, descending=True, stable=True).argsort(1)
+        chosen: Tensor = (ranks < size[:, None]) & where
+        return chosen
+
+    def _grid(self, where: Tensor) -> Tensor:
+        """Return a uniform number per position, (B, N) float64 in [0, 1)."""
+        positions = torch.arange(1, where.shape[1] + 1, device=where.device)
+        return _unit(_mix(self.seeds[:, None] + _GOLDEN * positions))
+
+
+@dataclass
+class Tape:
+    """What one row of a scripted batch has chosen so far, out of how many, and how probable that was."""
+
+    script: Sequence[int]
+    taken: list[int] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    logp: float = 0.0
+    memory: dict[tuple[object, ...], int] = field(default_factory=dict)
+
+    def choose(self, address: tuple[object, ...], probabilities: Sequence[float]) -> int:
+        """Choose an outcome of positive probability: by the script while it lasts, then the first.
+
+        The same address is answered alike for ever.
+        """
+        if address not in self.memory:
+            live = [index for index, p in enumerate(probabilities) if p > 0]
+            turn = len(self.taken)
+            pick = self.script[turn] if turn < len(self.script) else 0
+            self.taken.append(pick)
+            self.widths.append(len(live))
+            self.logp += log(probabilities[live[pick]])
+            self.memory[address] = live[pick]
+        return self.memory[address]
+
+
+@dataclass(frozen=True, eq=False)
+class Scripted:
+    """Chance that follows one script per row and records every choice on its tape.
+
+    Parameters:
+        tapes: one per row.
+    """
+
+    tapes: tuple[Tape, ...]
+    labels: tuple[tuple[str | int, ...], ...]
+
+    @classmethod
+    def of(cls, tapes: Sequence[Tape]) -> "Scripted":
+        """Return chance for one row per tape."""
+        return cls(tuple(tapes), ((),) * len(tapes))
+
+    def fork(self, *labels: str | int | Tensor) -> "Scripted":
+        """Independent chance under the given labels."""
+        columns = [label.tolist() if isinstance(label, Tensor) else [label] * len(self.tapes) for label in labels]
+        added = list(zip(*columns, strict=True)) if columns else [()] * len(self.tapes)
+        return replace(self, labels=tuple(old + tuple(new) for old, new in zip(self.labels, added, strict=True)))
+
+    def rows(self, keep: Tensor) -> "Scripted":
+        """Restrict to some rows."""
+        index = (keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep).tolist()
+        return Scripted(tuple(self.tapes[i] for i in index), tuple(self.labels[i] for i in index))
+
+    def _choose(self, row: int, kind: str, detail: object, probabilities: Sequence[float]) -> int:
+        return self.tapes[row].choose((*self.labels[row], kind, detail), probabilities)
+
+    def level(self, breaks: Tensor) -> Tensor:
+        """Return the middle of one cell between `breaks`, with the cell's length as its probability."""
+        edges = [0.0, *sorted({b for b in breaks.tolist() if 0.0 < b < 1.0}), 1.0]
+        widths = [high - low for low, high in pairwise(edges)]
+        cells = [self._choose(row, "level", tuple(edges), widths) for row in range(len(self.tapes))]
+        return torch.tensor([(edges[c] + edges[c + 1]) / 2 for c in cells], dtype=torch.float64)
+
+    def categorical(self, marginals: Marginals) -> Tensor:
+        """Return one token per asked position."""
+        if marginals.temperature == 0:
+            return marginals.mode
+        probabilities = (marginals.logits / marginals.temperature).softmax(-1).tolist()
+        places = marginals.where.nonzero().tolist()
+        return torch.tensor(
+            [self._choose(row, "token", position, p) for (row, position), p in zip(places, probabilities, strict=True)],
+            dtype=torch.int64,
+        )
+
+    def outcome(self, probabilities: Tensor) -> Tensor:
+        """Return one of finitely many outcomes per row."""
+        picks = [self._choose(row, "outcome", None, p) for row, p in enumerate(probabilities.tolist())]
+        return torch.tensor(picks, dtype=torch.int64)
+
+    def multinomial(self, total: Tensor, probabilities: Tensor) -> Tensor:
+        """Return how many of each row's tokens fall in each class, one choice among all counts."""
+        p, out = probabilities.tolist(), []
+        for row, n in enumerate(total.tolist()):
+            options = list(_compositions(n, len(p)))
+            pick = self._choose(row, "multinomial", n, [_multinomial(option, p) for option in options])
+            out.append(options[pick])
+        return torch.tensor(out, dtype=torch.int64).view(len(out), len(p))
+
+    def bernoulli(self, where: Tensor, probability: Tensor) -> Tensor:
+        """Return independent coins."""
+        out = torch.zeros_like(where)
+        for row, position in where.nonzero().tolist():
+            p = float(probability[row, position])
+            out[row, position] = bool(self._choose(row, "coin", position, (1 - p, p)))
+        return out
+
+    def permutation(self, where: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Return a random ranking, one choice among all of them."""
+        out = torch.full(where.shape, -torch.inf, dtype=torch.float64)
+        for row in range(len(self.tapes)):
+            places = where[row].nonzero()[:, 0].tolist()
+            heights = [0.0 if logits is None else float(logits[row, i]) for i in places]
+            weights = [exp(height - max(heights)) for height in heights]
+            options = list(permutations(range(len(places))))
+            chances = [_plackett_luce(weights, option) for option in options]
+            pick = self._choose(row, "permutation", tuple(places), chances)
+            for rank, member in enumerate(options[pick]):
+                out[row, places[member]] = float(len(places) - rank)
+        return out
+
+    def subset(self, where: Tensor, size: Tensor) -> Tensor:
+        """Return a uniformly random set of positions, one choice among all of them."""
+        out = torch.zeros_like(where)
+        for row in range(len(self.tapes)):
+            places, k = where[row].nonzero()[:, 0].tolist(), int(size[row])
+            ways = comb(len(places), k)
+            pick = self._choose(row, "subset", (tuple(places), k), [1.0 / ways] * ways)
+            out[row, [places[member] for member in _combination(len(places), k, pick)]] = True
+        return out
+
+
+def _plackett_luce(weights: Sequence[float], option: Sequence[int]) -> float:
+    left, probability = sum(weights), 1.0
+    for member in option:
+        probability *= weights[member] / left
+        left -= weights[member]
+    return probability
+
+
+def _compositions(n: int, parts: int) -> Iterator[tuple[int, ...]]:
+    if parts == 1:
+        yield (n,)
+        return
+    for first in range(n + 1):
+        for rest in _compositions(n - first, parts - 1):
+            yield first, *rest
+
+
+def _multinomial(counts: Sequence[int], probabilities: Sequence[float]) -> float:
+    ways, left, product = 1, sum(counts), 1.0
+    for count, p in zip(counts, probabilities, strict=True):
+        ways *= comb(left, count)
+        left -= count
+        product *= p**count
+    return ways * product
+
+
+def _combination(n: int, k: int, index: int) -> list[int]:
+    """Return the `index`-th k-subset of range(n) in lexicographic order."""
+    out, item = [], 0
+    while k:
+        ways = comb(n - item - 1, k - 1)
+        if index < ways:
+            out.append(item)
+            k -= 1
+        else:
+            index -= ways
+        item += 1
+    return out
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+def _salt(label: str | int) -> int:
+    """Return 64 bits that name a label; equal strings and integers differ."""
+    return _signed(int.from_bytes(blake2b(repr(label).encode(), digest_size=8).digest(), "big"))
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Shift right, filling with zeros: torch's own shift keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Scramble 64 bits, one to one (the finaliser of SplitMix64)."""
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Turn 64 bits into a float64 in [0, 1)."""
+    return _shift(x, 11).to(torch.float64) * 2.0**-53
+
+
+def _radical_inverse(names: Tensor) -> Tensor:
+    """Van der Corput: the bits of a row's name mirrored at the point, so any 2^k consecutive rows fill 2^k strata."""
+    out = torch.zeros(names.shape, dtype=torch.float64, device=names.device)
+    for bit in range(_ROW_BITS):
+        out += ((names >> bit) & 1).to(torch.float64) * 2.0 ** -(bit + 1)
+    return out

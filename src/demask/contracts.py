@@ -1,0 +1,277 @@
+"""The contracts: what each noun promises, and what the one loop needs of it.
+
+A denoiser gives the law of each masked token, a schedule says how many go at this step, an order which, a verifier
+which of the drafted tokens are kept; a sampler is what the loop turns. Everything is called with a `Step`, which shows
+the canvas and asks the denoiser on demand.
+"""
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cached_property
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from demask.canvas import Canvas, Marginals
+from demask.errors import DenoiserError
+
+
+class Law(Enum):
+    """What a component claims about the distribution of its output, given the denoiser's conditionals."""
+
+    EXACT = "the model's own joint law"
+    FACTORISED = "honest conditionals, drawn independently within a step"
+    CONSISTENT = "the model's own joint law as the number of particles grows"
+    TILTED = "no claim"
+
+
+class Denoiser(Protocol):
+    """The law of each masked token, given the visible ones."""
+
+    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
+        """Answer for the positions `where` (B, N) bool, all masked, and compute no other row.
+
+        Rows of the batch are independent, and every row has at least one asked position.
+        """
+        ...
+
+
+class Chance(Protocol):
+    """All randomness: finite draws, so that a small problem can be enumerated.
+
+    Every method draws for all rows at once; a row's draws never depend on the other rows. The same method of the same
+    chance called twice gives the same answer: fork for fresh draws.
+    """
+
+    def fork(self, *labels: str | int | Tensor) -> Self:
+        """Independent chance under the given labels; a (B,) int64 tensor labels every row by its own number."""
+        ...
+
+    def rows(self, keep: Tensor) -> Self:
+        """Restrict to some rows (a (B,) bool or row numbers), whose draws stay what they were."""
+        ...
+
+    def level(self, breaks: Tensor) -> Tensor:
+        """A number uniform on [0, 1) per row, (B,) float64, of which only the cell between `breaks` matters.
+
+        Rows are stratified: the levels of consecutive rows spread evenly, and each one is uniform.
+        """
+        ...
+
+    def categorical(self, marginals: Marginals) -> Tensor:
+        """One token per asked position, (M,) int64."""
+        ...
+
+    def outcome(self, probabilities: Tensor) -> Tensor:
+        """One of finitely many outcomes per row: (B, A) probabilities -> (B,) int64."""
+        ...
+
+    def multinomial(self, total: Tensor, probabilities: Tensor) -> Tensor:
+        """How many of `total` (B,) tokens fall in each class of (A,) probabilities: (B, A) int64."""
+        ...
+
+    def bernoulli(self, where: Tensor, probability: Tensor) -> Tensor:
+        """Independent coins: (B, N) bool, True with `probability` (B, N) and only inside `where`."""
+        ...
+
+    def permutation(self, where: Tensor, logits: Tensor | None = None) -> Tensor:
+        """A random ranking of `where`: (B, N) priorities, larger first, -inf outside.
+
+        Uniform, or Plackett-Luce: the next one is drawn with probability proportional to exp(logits) (B, N).
+        """
+        ...
+
+    def subset(self, where: Tensor, size: Tensor) -> Tensor:
+        """A uniformly random set of `size` (B,) positions inside `where`: (B, N) bool."""
+        ...
+
+
+@dataclass
+class _Memory:
+    """What one step has already asked and drawn, shared by its narrowed views."""
+
+    marginals: Marginals | None = None
+    drawn: Tensor | None = None
+    tokens: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One pass of the loop, as an order, schedule or verifier sees it.
+
+    Parameters:
+        canvas: as it stands.
+        start: (B, N) bool, what was masked when the run began.
+        region: (B, N) bool, the part of `start` that this view is about (a block, say).
+        denoiser: asked through `marginals`, which remembers.
+        chance: this step's draws.
+        origin: the run's draws, the same at every step; a block has its own.
+    """
+
+    canvas: Canvas
+    start: Tensor
+    region: Tensor
+    denoiser: Denoiser
+    chance: Chance
+    origin: Chance
+    _memory: _Memory = field(default_factory=_Memory, repr=False)
+
+    @cached_property
+    def open(self) -> Tensor:
+        """Positions of the region that are still masked, (B, N) bool."""
+        return self.region & self.canvas.masked
+
+    @cached_property
+    def progress(self) -> tuple[list[int], list[int]]:
+        """How many positions of the region each row has unmasked, and how many it has in all; on the host."""
+        both = torch.stack((self.region.sum(1), self.open.sum(1))).tolist()
+        return [total - left for total, left in zip(*both, strict=True)], both[0]
+
+    def within(self, region: Tensor) -> "Step":
+        """View the same step, narrowed to the positions `region` (B, N)."""
+        return replace(self, region=self.region & region)
+
+    def block(self, size: int) -> "Step":
+        """View the first unfinished block of every row.
+
+        Blocks are runs of `size` positions of those masked at the start, counted from the left, the last one possibly
+        shorter; so a prompt, left padding and gaps need no special care.
+        """
+        index = (self.start.cumsum(1) - 1).div(size, rounding_mode="floor")
+        current = index.masked_fill(~self.canvas.masked, torch.iinfo(torch.int64).max).amin(1)
+        narrowed = self.within(self.start & (index == current[:, None]))
+        return replace(narrowed, origin=self.origin.fork("block", current))
+
+    def marginals(self, where: Tensor) -> Marginals:
+        """Ask the denoiser, or answer from what it has already said in this step."""
+        known = self._memory.marginals
+        if known is None or bool((where & ~known.where).any()):
+            known = self.denoiser(self.canvas, where)
+            _check(known, where)
+            self._memory.marginals = known
+        return known if known.where is where else known.only(where)
+
+    def draft(self, where: Tensor) -> Tensor:
+        """Draw a token for each position of `where`: (B, N) int64, meaningless elsewhere; each position once a step."""
+        memory = self._memory
+        if memory.drawn is None or memory.tokens is None or bool((where & ~memory.drawn).any()):
+            marginals = self.marginals(where)
+            finite = marginals.logsumexp.isfinite()
+            if not bool(finite.all()):
+                raise DenoiserError(_not_a_law(marginals, finite))
+            memory.drawn = where
+            memory.tokens = marginals.spread(self.chance.fork("draft").categorical(marginals))
+        return memory.tokens
+
+
+class Schedule(Protocol):
+    """How many tokens are unmasked at this step."""
+
+    def count(self, step: Step, scores: Tensor) -> Tensor:
+        """At most this many per row, (B,) int64, of those whose score (B, N) is not -inf."""
+        ...
+
+
+class Order(Protocol):
+    """Which positions go first."""
+
+    @property
+    def law(self) -> Law:
+        """FACTORISED: ranks by nothing that depends on a token's own draw. TILTED: otherwise."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What a score is: "log-probability", "nats", "probability", "position" or "priority"."""
+        ...
+
+    def score(self, step: Step) -> Tensor:
+        """(B, N) floats, larger first; -inf where a position may not go, and outside `step.open`."""
+        ...
+
+
+class Verifier(Protocol):
+    """Which of the drafted tokens are kept."""
+
+    @property
+    def law(self) -> Law:
+        """EXACT: keeps the law of the draft, or repairs it."""
+        ...
+
+    def verify(self, step: Step, chosen: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the `chosen` (B, N), the kept ones (B, N) bool, and the tokens (B, N) to write there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a human may want to know of a step.
+
+    Parameters:
+        step: the step as it began; asking it for marginals that it already has costs nothing.
+        kept: (B, N) bool, positions unmasked.
+        canvas: as the step left it.
+    """
+
+    step: Step
+    kept: Tensor
+    canvas: Canvas
+
+
+S = TypeVar("S")
+
+
+class Sampler(Protocol[S]):
+    """What the loop turns: a state, a step, and when a row is done."""
+
+    @property
+    def law(self) -> Law:
+        """What is claimed about the output."""
+        ...
+
+    def init(self, canvas: Canvas, chance: Chance) -> S:
+        """What the first step needs."""
+        ...
+
+    def step(self, state: S, denoiser: Denoiser, chance: Chance) -> tuple[S, Info]:
+        """One pass."""
+        ...
+
+    def done(self, state: S) -> Tensor:
+        """(B,) bool; finished rows cost nothing more."""
+        ...
+
+
+class Collector(Protocol):
+    """What is looked at: called after every step, never part of the loop."""
+
+    @property
+    def name(self) -> str:
+        """The key under which `Run.collected` holds the result."""
+        ...
+
+    def see(self, info: Info) -> None:
+        """Look at one step."""
+        ...
+
+    def result(self) -> Any:
+        """What was seen."""
+        ...
+
+
+def _check(marginals: Marginals, where: Tensor) -> None:
+    shape = tuple(marginals.logits.shape)
+    if len(shape) != 2 or marginals.where.shape != where.shape:
+        raise DenoiserError(
+            f"the denoiser answered logits of shape {shape} for a canvas of shape {tuple(where.shape)}; "
+            "expected one packed row per asked position: Marginals(where, logits[where])"
+        )
+
+
+def _not_a_law(marginals: Marginals, finite: Tensor) -> str:
+    row, position = marginals.where.nonzero()[int((~finite).nonzero()[0])].tolist()
+    return (
+        f"the denoiser's logits at row {row}, position {position} are no distribution (nan, +inf, or all -inf); "
+        "demask.testing.check_denoiser(denoiser, canvas) looks at every row"
+    )

@@ -1,0 +1,143 @@
+"""The one loop."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from demask.canvas import Canvas, Marginals
+from demask.chance import Keyed
+from demask.contracts import Chance, Collector, Denoiser, Law, Sampler
+from demask.errors import CanvasError
+
+S = TypeVar("S")
+
+
+class Status(Enum):
+    """How a run ended."""
+
+    FINISHED = "every row is done"
+    STOPPED = "max_steps was reached before every row was done"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came out.
+
+    Parameters:
+        tokens: (B, N) int64; where `when` is -2, still masked and meaningless.
+        when: (B, N) int64, the step at which each token was unmasked, from 0; -1 for those given, -2 for those still
+            masked.
+        nfe: (B,) int64, forward passes of the denoiser per row.
+        steps: (B,) int64, steps of the loop in which the row was not yet done.
+        status: whether every row was finished.
+        law: what the sampler claims about the distribution.
+        key: reproduces the run; None where the chance was given as an object.
+        collected: what each collector saw, by name.
+    """
+
+    tokens: Tensor
+    when: Tensor
+    nfe: Tensor
+    steps: Tensor
+    status: Status
+    law: Law
+    key: int | None
+    collected: Mapping[str, Any] = field(default_factory=dict)
+
+
+def sample(
+    denoiser: Denoiser,
+    sampler: Sampler[S],
+    canvas: Canvas,
+    *,
+    key: int | Chance,
+    names: Tensor | None = None,
+    collect: Sequence[Collector] = (),
+    max_steps: int = 4096,
+) -> Run:
+    """Turn a sampler until every row is done.
+
+    A row's draws depend on the key and on the row's name alone: not on its batch mates, their number or their order.
+
+    Parameters:
+        denoiser: asked only for rows that have something to unmask.
+        sampler: `Parallel(schedule, order)`, say.
+        canvas: (B, N); what is not masked is a prompt.
+        key: any integer; or a chance, which then decides everything.
+        names: (B,) integers in [0, 2**32), what each row is called; 0 .. B-1 by default. Consecutive names have
+            stratified sizes.
+        collect: called after every step.
+        max_steps: after which the run is given up with `Status.STOPPED`.
+
+    Raises:
+        CanvasError: as many names as rows are needed, each once; max_steps < 1.
+
+    Cost: the sampler's; one small copy to the host per step.
+
+    Example:
+        >>> from demask.oracles import parity
+        >>> from demask.orders import Random
+        >>> from demask.samplers import Parallel
+        >>> from demask.schedules import uniform
+        >>> run = sample(parity(4), Parallel(uniform(4, 4), Random()), Canvas.blank(3, 4), key=0)
+        >>> (run.tokens.sum(1) % 2).tolist(), run.nfe.tolist()
+        ([0, 0, 0], [4, 4, 4])
+    """
+    rows = canvas.shape[0]
+    if max_steps < 1:
+        raise CanvasError(f"max_steps = {max_steps}; expected an integer >= 1")
+    chance = _chance(key, rows, names, canvas.device)
+    meter = _Metered(denoiser, torch.zeros(rows, dtype=torch.int64, device=canvas.device))
+    state = sampler.init(canvas, chance.fork("run"))
+    when = torch.full(canvas.shape, -1, device=canvas.device).masked_fill(canvas.masked, -2)
+    steps = torch.zeros(rows, dtype=torch.int64, device=canvas.device)
+    turn = 0
+    done = sampler.done(state)
+    while turn < max_steps and not bool(done.all()):
+        state, info = sampler.step(state, meter, chance.fork("step", turn))
+        canvas = info.canvas
+        when = when.masked_fill((when == -2) & ~canvas.masked, turn)
+        steps += ~done
+        for collector in collect:
+            collector.see(info)
+        turn += 1
+        done = sampler.done(state)
+    return Run(
+        tokens=canvas.tokens,
+        when=when,
+        nfe=meter.nfe,
+        steps=steps,
+        status=Status.FINISHED if bool(done.all()) else Status.STOPPED,
+        law=sampler.law,
+        key=key if isinstance(key, int) else None,
+        collected={collector.name: collector.result() for collector in collect},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Metered:
+    """A denoiser that counts passes per row and leaves out the rows of which nothing is asked."""
+
+    inner: Denoiser
+    nfe: Tensor
+
+    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
+        asked = where.any(1)
+        self.nfe.add_(asked)
+        if bool(asked.all()):
+            return self.inner(canvas, where)
+        answer = self.inner(canvas.rows(asked), where[asked])
+        return Marginals(where, answer.logits, answer.temperature)
+
+
+def _chance(key: int | Chance, rows: int, names: Tensor | None, device: torch.device) -> Chance:
+    if not isinstance(key, int):
+        return key
+    names = torch.arange(rows, device=device) if names is None else names
+    if names.shape != (rows,) or len(set(names.tolist())) != rows:
+        raise CanvasError(f"{names.numel()} row names for {rows} rows; expected one each, no two alike")
+    return Keyed.of(key, names)

@@ -1,0 +1,251 @@
+"""What every oracle can be asked."""
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from demask.canvas import Canvas, Marginals
+from demask.curve import Curve, Estimate
+from demask.errors import OracleError
+from demask.oracles.alphabet import Alphabet
+
+if TYPE_CHECKING:
+    from demask.oracles.table import Table
+
+ENUMERABLE: Final = 1 << 16  # sequences that `to_table` lists
+_CHUNK: Final = 1 << 22  # numbers in the marginals that one call of a Monte Carlo estimate makes
+
+
+class Oracle(ABC):
+    """A distribution over token sequences of fixed length that answers as a denoiser does.
+
+    oracle(canvas, where) are the exact laws p(x_i | visible tokens) of the masked positions asked for.
+
+    Attributes:
+        length: positions, n.
+        vocabulary: tokens, V.
+        alphabet: what the tokens stand for, or None.
+    """
+
+    length: int
+    vocabulary: int
+    alphabet: Alphabet | None = None
+
+    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
+        """Return the law of every asked position given the visible tokens of its row, as log-probabilities.
+
+        Parameters:
+            canvas: (B, n) tokens and mask.
+            where: (B, n) bool, a subset of the masked positions.
+
+        Raises:
+            OracleError: shapes that do not fit, an asked position that is visible, visible tokens that are out of
+                range or have probability zero.
+        """
+        self._check(canvas, where)
+        local = Canvas(canvas.tokens.cpu(), canvas.masked.cpu())
+        return Marginals(where, self._logits(local, where.cpu()).to(canvas.device))
+
+    def log_prob(self, tokens: Tensor) -> Tensor:
+        """Return log p of every row of `tokens` (B, n): (B,) float64 nats, -inf where it is zero."""
+        if tokens.ndim != 2 or tokens.shape[1] != self.length:
+            raise OracleError(f"tokens of shape {tuple(tokens.shape)}; expected (rows, {self.length})")
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary:
+            raise OracleError(
+                f"tokens from {int(tokens.min())} to {int(tokens.max())}; expected 0 to {self.vocabulary - 1}"
+            )
+        return self._log_prob(tokens.cpu()).to(tokens.device)
+
+    def sample(self, count: int, *, key: int) -> Tensor:
+        """Return `count` independent sequences, (count, n) int64; equal keys give equal draws."""
+        if count < 0:
+            raise OracleError(f"{count} samples; expected 0 or more")
+        return self._sample(count, _seeded(key))
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """Return the text of every row of `tokens` (B, n)."""
+        if self.alphabet is None:
+            raise OracleError("this oracle has no alphabet; fit one to a text, or build it with alphabet=Alphabet(...)")
+        return [self.alphabet.decode(row) for row in tokens]
+
+    def curve(self, *, samples: int = 256, key: int = 0) -> Curve:
+        """Return the information curve Z_j = mean of H(X_i | X_S) over random S, |S| = j, and i not in S.
+
+        Exact where `V**n <= 2**16`, by enumeration, and where the class has a formula. Otherwise Monte Carlo: for every
+        j, `samples` independent pairs of a sequence and a set, each averaged over all its masked positions, and the
+        standard errors of the means.
+        """
+        exact = self._exact_curve
+        return self._sampled_curve(samples, key) if exact is None else exact
+
+    def entropy(self, *, samples: int = 1024, key: int = 0) -> Estimate:
+        """Return H(X), nats: exact by enumeration or by a formula, otherwise the mean of -log p over samples."""
+        if self._table is not None:
+            return self._table.entropy()
+        _check_samples(samples)
+        return _mean(-self.log_prob(self.sample(samples, key=key)))
+
+    def tc(self, *, samples: int = 1024, key: int = 0) -> Estimate:
+        """Return the total correlation sum_i H(X_i) - H(X), nats; exact where the entropy is."""
+        total = self.entropy(samples=samples, key=key)
+        return Estimate(self._marginal_entropy - total, total.error)
+
+    def dtc(self, *, samples: int = 1024, key: int = 0) -> Estimate:
+        """Return the dual total correlation H(X) - sum_i H(X_i | others), nats.
+
+        Exact by enumeration or by a formula, otherwise the mean of -log p(x) - n H(X_i | x_others) over samples of a
+        sequence x and a position i.
+        """
+        if self._table is not None:
+            return self._table.dtc()
+        _check_samples(samples)
+        generator = _seeded(key)
+        tokens = self._sample(samples, generator)
+        position = torch.randint(self.length, (samples, 1), generator=generator)
+        alone = torch.arange(self.length) == position
+        return _mean(-self.log_prob(tokens) - self.length * self._mean_entropy(Canvas(tokens, alone)))
+
+    def to_table(self) -> "Table":
+        """Return the same distribution as a list of sequences, by enumeration.
+
+        Raises:
+            OracleError: more than 2**16 sequences.
+        """
+        if self._table is None:
+            raise OracleError(
+                f"{self.vocabulary} tokens at {self.length} positions are more than {ENUMERABLE} sequences; "
+                "a table needs a shorter length or a smaller vocabulary"
+            )
+        return self._table
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(length={self.length}, vocabulary={self.vocabulary})"
+
+    @abstractmethod
+    def _logits(self, canvas: Canvas, where: Tensor) -> Tensor:
+        """Log-probabilities (M, V) of the asked positions; refuses rows whose visible tokens have probability zero."""
+
+    @abstractmethod
+    def _log_prob(self, tokens: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _sample(self, count: int, generator: torch.Generator) -> Tensor: ...
+
+    @cached_property
+    def _table(self) -> "Table | None":
+        """The enumeration of all sequences, or None where there are too many."""
+        from demask.oracles.table import Table
+
+        if self.vocabulary > ENUMERABLE or self.vocabulary**self.length > ENUMERABLE:
+            return None
+        index = torch.arange(self.vocabulary**self.length)[:, None]
+        sequences = index // self.vocabulary ** torch.arange(self.length - 1, -1, -1) % self.vocabulary
+        logp = self._log_prob(sequences)
+        return Table(sequences[logp.isfinite()], logp[logp.isfinite()], self.vocabulary)
+
+    @cached_property
+    def _exact_curve(self) -> Curve | None:
+        return None if self._table is None else self._table._exact_curve
+
+    @cached_property
+    def _marginal_entropy(self) -> float:
+        """sum_i H(X_i), nats."""
+        blank = Canvas.blank(1, self.length)
+        return float(self(blank, blank.masked).entropy.sum())
+
+    def _sampled_curve(self, samples: int, key: int) -> Curve:
+        _check_samples(samples)
+        generator = _seeded(key)
+        points = []
+        for visible in range(self.length):
+            rows = samples if visible else 1  # the blank canvas is the same for every sequence
+            tokens = self._sample(rows, generator)
+            place = torch.rand(rows, self.length, generator=generator, dtype=torch.float64).argsort(1).argsort(1)
+            means = self._mean_entropy(Canvas(tokens, place >= visible))
+            points.append(_mean(means) if visible else Estimate(float(means)))
+        return Curve(points, [point.error for point in points])
+
+    def _mean_entropy(self, canvas: Canvas) -> Tensor:
+        """Mean entropy of the masked tokens of every row, (B,) nats."""
+        width = int(canvas.masked.sum(1).max()) * self.vocabulary
+        means = []
+        for start in range(0, canvas.shape[0], step := max(1, _CHUNK // width)):
+            part = Canvas(canvas.tokens[start : start + step], canvas.masked[start : start + step])
+            marginals = self(part, part.masked)
+            means.append(marginals.spread(marginals.entropy).sum(1) / part.masked.sum(1))
+        return torch.cat(means)
+
+    def _check(self, canvas: Canvas, where: Tensor) -> None:
+        if canvas.shape[1] != self.length:
+            raise OracleError(
+                f"a canvas of {canvas.shape[1]} positions; expected {self.length}: "
+                f"write Canvas.blank({canvas.shape[0]}, {self.length})"
+            )
+        if where.shape != canvas.masked.shape or where.dtype != torch.bool:
+            raise OracleError(
+                f"where has shape {tuple(where.shape)} and type {where.dtype}; expected {canvas.shape} and torch.bool"
+            )
+        asked = where & ~canvas.masked
+        if asked.any():
+            row, position = asked.nonzero()[0].tolist()
+            raise OracleError(
+                f"position {position} of row {row} is asked for but visible; ask for where & canvas.masked"
+            )
+        wrong = ~canvas.masked & ((canvas.tokens < 0) | (canvas.tokens >= self.vocabulary))
+        if wrong.any():
+            row, position = wrong.nonzero()[0].tolist()
+            raise OracleError(
+                f"row {row} shows token {int(canvas.tokens[row, position])} at position {position}; "
+                f"expected 0 to {self.vocabulary - 1}"
+            )
+
+    def _refuse(self, impossible: Tensor) -> None:
+        """Raise where a row (B,) shows tokens that have probability zero."""
+        if impossible.any():
+            raise OracleError(
+                f"row {int(impossible.nonzero()[0])} shows tokens that have probability zero; "
+                "start from Canvas.blank or from tokens of sample(...)"
+            )
+
+
+def distributions(name: str, values: Any, shape: tuple[int, ...], *, over: int = 1) -> Tensor:
+    """Return `values` as float64 of the given shape, checked to be distributions over the last `over` axes."""
+    law = torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values).to(torch.float64)
+    if tuple(law.shape) != shape:
+        raise OracleError(f"{name} has shape {tuple(law.shape)}; expected {shape}")
+    rows = law.reshape(*shape[: len(shape) - over], -1)
+    sums = rows.sum(-1)
+    wrong = ~((rows >= 0).all(-1) & ((sums - 1).abs() <= 1e-9))
+    if wrong.any():
+        at = tuple(wrong.nonzero()[0].tolist())
+        row = rows[at]
+        place = name + (f"[{', '.join(map(str, at))}]" if at else "")
+        problem = f"sums to {float(sums[at]):.10g}" if bool((row >= 0).all()) else f"contains {float(row.min()):.4g}"
+        raise OracleError(
+            f"{place} {problem}; expected probabilities >= 0 that sum to 1 within 1e-9: divide by the sum"
+        )
+    return law / sums.reshape(*sums.shape, *[1] * over)
+
+
+def draw(law: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw one index from each row of probabilities (B, V): (B,) int64."""
+    if not len(law):
+        return torch.zeros(0, dtype=torch.int64)
+    return torch.multinomial(law, 1, generator=generator)[:, 0]
+
+
+def _seeded(key: int) -> torch.Generator:
+    return torch.Generator().manual_seed(key)
+
+
+def _check_samples(samples: int) -> None:
+    if samples < 2:
+        raise OracleError(f"{samples} samples; expected 2 or more, for a standard error")
+
+
+def _mean(values: Tensor) -> Estimate:
+    return Estimate(float(values.mean()), float(values.std()) / len(values) ** 0.5)

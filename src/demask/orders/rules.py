@@ -1,0 +1,255 @@
+"""Rules: orders around orders, which say what may not go at this step."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from demask.contracts import Law, Order, Step
+from demask.errors import OrderError
+
+
+@dataclass(frozen=True)
+class Blockwise:
+    """Finish one block of `size` positions before the next, from the left.
+
+    Blocks are counted over the positions masked at the start, so prompts and gaps need no care and lengths need not
+    divide. Together with `PerBlock(schedule, size)` every block has its own schedule.
+
+    Law: the inner order's.   Cost: only the block's rows are asked for.
+
+    Example:
+        >>> from demask.orders import Confidence
+        >>> Blockwise(Confidence(), 32)
+        Blockwise(Confidence(of='mode'), 32)
+
+    Reference: Nie et al., LLaDA, 2025, arXiv 2502.09992 (semi-autoregressive remasking).
+    """
+
+    inner: Order
+    size: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or self.size < 1:
+            raise OrderError(f"a block of {self.size!r} positions; expected an integer >= 1")
+
+    @property
+    def law(self) -> Law:
+        """The inner order's."""
+        return self.inner.law
+
+    @property
+    def unit(self) -> str:
+        """The inner order's."""
+        return self.inner.unit
+
+    def score(self, step: Step) -> Tensor:
+        """Return the inner scores within the block, -inf elsewhere."""
+        return self.inner.score(step.block(self.size))
+
+    def __repr__(self) -> str:
+        return f"Blockwise({self.inner!r}, {self.size})"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Let through the positions of probability at least `least`, and always the best one.
+
+    With `Unlimited()` as schedule all of them go at once.
+
+    Law: the inner order's.   Cost: none beyond the inner order's.
+
+    Parameters:
+        inner: an order whose score is a log-probability: `Confidence`, or a rule around it.
+        least: a probability in (0, 1].
+
+    Raises:
+        OrderError: another kind of score, or a number that is no probability.
+
+    Example:
+        >>> from demask.orders import Confidence
+        >>> Threshold(Blockwise(Confidence(), 32), 0.9)
+        Threshold(Blockwise(Confidence(of='mode'), 32), 0.9)
+
+    Reference: Wu et al., Fast-dLLM, 2025, arXiv 2505.22618.
+    """
+
+    inner: Order
+    least: float
+    unit: ClassVar[str] = "log-probability"
+
+    def __post_init__(self) -> None:
+        _needs_probability(self, self.inner)
+        if not 0 < self.least <= 1:
+            raise OrderError(f"a threshold of {self.least}; expected a probability in (0, 1], such as 0.9")
+
+    @property
+    def law(self) -> Law:
+        """The inner order's."""
+        return self.inner.law
+
+    def score(self, step: Step) -> Tensor:
+        """Return the inner scores, -inf where the probability is too small."""
+        scores = self.inner.score(step)
+        return scores.masked_fill((scores.exp() < self.least) & ~_best(scores), -torch.inf)
+
+    def __repr__(self) -> str:
+        return f"Threshold({self.inner!r}, {self.least})"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Let through the n most probable positions, n the largest for which each k-th of them has p_(k) >= 1 - factor/(k+1).
+
+    Always the best one. With `Unlimited()` as schedule all of them go at once.
+
+    Law: the inner order's.   Cost: a sort of N scores.
+
+    Parameters:
+        inner: an order whose score is a log-probability: `Confidence`, or a rule around it.
+        factor: > 0; larger is bolder.
+
+    Raises:
+        OrderError: another kind of score, or a factor that is not > 0.
+
+    Reference: Wu et al., Fast-dLLM, 2025, arXiv 2505.22618, section 3.3.
+    """
+
+    inner: Order
+    factor: float
+    unit: ClassVar[str] = "log-probability"
+
+    def __post_init__(self) -> None:
+        _needs_probability(self, self.inner)
+        if not self.factor > 0:
+            raise OrderError(f"a factor of {self.factor}; expected a number > 0, such as 1.0")
+
+    @property
+    def law(self) -> Law:
+        """The inner order's."""
+        return self.inner.law
+
+    def score(self, step: Step) -> Tensor:
+        """Return the inner scores, -inf from the first that fails."""
+        scores = self.inner.score(step)
+        ranked, index = scores.sort(dim=1, descending=True, stable=True)
+        k = torch.arange(1, ranked.shape[1] + 1, device=ranked.device)
+        passes = (ranked.exp() >= 1 - self.factor / (k + 1)) & (ranked > -torch.inf)
+        passes[:, 0] = True
+        return scores.masked_fill(~_through(passes, index), -torch.inf)
+
+    def __repr__(self) -> str:
+        return f"Factor({self.inner!r}, {self.factor})"
+
+
+@dataclass(frozen=True)
+class EntropyBudget:
+    """Let through as many positions, best first, as keep their summed entropy less the largest within `nats`.
+
+    sum_{l in U} H_l - max_{l in U} H_l <= nats, a bound on the total correlation of what is unmasked together, since
+    TC(U) = sum H_l - H(U) and H(U) >= max H_l. Always the best one.
+
+    Law: the inner order's.   Cost: no extra NFE; the entropies of all open positions, O(M V).
+
+    Parameters:
+        inner: any order; published with entropy, confidence and margin.
+        nats: >= 0; 0 unmasks one uncertain token at a time, and certain ones for free.
+
+    Example:
+        >>> from demask.orders import Entropy
+        >>> EntropyBudget(Entropy(), 0.1)
+        EntropyBudget(Entropy(), 0.1)
+
+    Reference: Ben-Hamu et al., 2025, arXiv 2505.24857.
+    """
+
+    inner: Order
+    nats: float
+
+    def __post_init__(self) -> None:
+        if not self.nats >= 0:
+            raise OrderError(f"a budget of {self.nats} nats; expected a number >= 0, such as 0.1")
+
+    @property
+    def law(self) -> Law:
+        """The inner order's."""
+        return self.inner.law
+
+    @property
+    def unit(self) -> str:
+        """The inner order's."""
+        return self.inner.unit
+
+    def score(self, step: Step) -> Tensor:
+        """Return the inner scores, -inf beyond the budget."""
+        marginals = step.marginals(step.open)
+        scores = self.inner.score(step)
+        entropies = marginals.spread(marginals.entropy)
+        ranked, index = scores.sort(dim=1, descending=True, stable=True)
+        spent = entropies.gather(1, index)
+        passes = (spent.cumsum(1) - spent.cummax(1).values <= self.nats) & (ranked > -torch.inf)
+        passes[:, 0] = True
+        return scores.masked_fill(~_through(passes, index), -torch.inf)
+
+    def __repr__(self) -> str:
+        return f"EntropyBudget({self.inner!r}, {self.nats})"
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Rank at random, each next position with probability proportional to exp(score / temperature).
+
+    The noise is independent of the tokens' draws, so the law of the inner order stays.
+
+    Law: the inner order's.   Cost: O(N) per row.
+
+    Parameters:
+        inner: any order.
+        temperature: > 0, in units of the inner score; small is nearly the inner order, large nearly `Random`.
+
+    Raises:
+        OrderError: a temperature that is not > 0.
+    """
+
+    inner: Order
+    temperature: float
+    unit: ClassVar[str] = "priority"
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise OrderError(f"a noise temperature of {self.temperature}; expected > 0, or use {self.inner!r} as it is")
+
+    @property
+    def law(self) -> Law:
+        """The inner order's."""
+        return self.inner.law
+
+    def score(self, step: Step) -> Tensor:
+        """Return noisy priorities where the inner order lets a position through."""
+        scores = self.inner.score(step)
+        return step.chance.fork("noise").permutation(scores > -torch.inf, scores / self.temperature)
+
+    def __repr__(self) -> str:
+        return f"Noisy({self.inner!r}, {self.temperature})"
+
+
+def _best(scores: Tensor) -> Tensor:
+    """Return the first position of the largest score of every row, (B, N) bool."""
+    places = torch.arange(scores.shape[1], device=scores.device)
+    return places == scores.argmax(1, keepdim=True)
+
+
+def _through(passes: Tensor, index: Tensor) -> Tensor:
+    """Return the positions ranked before the first that fails, from a test of every rank."""
+    before = passes.long().cumprod(1).bool()
+    return torch.zeros_like(before).scatter(1, index, before)
+
+
+def _needs_probability(rule: object, inner: Order) -> None:
+    if inner.unit != "log-probability":
+        name = type(rule).__name__
+        raise OrderError(
+            f"{name} compares probabilities, but {inner!r} scores in another unit ({inner.unit}); write "
+            f"{name}(Confidence(), ..), or EntropyBudget({inner!r}, 0.1)"
+        )

@@ -1,0 +1,85 @@
+"""The workhorse: a schedule says how many, an order which, a verifier what is kept."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from demask.canvas import Canvas
+from demask.contracts import Chance, Denoiser, Info, Law, Order, Schedule, Step, Verifier
+from demask.verifiers import AcceptAll
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What the next step of `Parallel` needs.
+
+    Parameters:
+        canvas: as it stands.
+        start: (B, N) bool, what was masked at the beginning.
+        origin: the run's chance.
+    """
+
+    canvas: Canvas
+    start: Tensor
+    origin: Chance
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Unmask the `schedule`'s number of positions, first by `order`, and keep what `verifier` keeps.
+
+    Law: TILTED if the order is; EXACT if every step unmasks one token; FACTORISED otherwise.
+    Cost: one NFE per step and unfinished row, unless an order or verifier says otherwise; rows that have nothing to
+    unmask cost none.
+
+    Example:
+        >>> from demask.orders import Random
+        >>> from demask.schedules import uniform
+        >>> Parallel(uniform(8, 8), Random()).law
+        <Law.EXACT: "the model's own joint law">
+    """
+
+    schedule: Schedule
+    order: Order
+    verifier: Verifier = field(default_factory=AcceptAll)
+
+    @property
+    def law(self) -> Law:
+        """What follows from the parts."""
+        if Law.TILTED in (self.order.law, self.verifier.law):
+            return Law.TILTED
+        return Law.EXACT if getattr(self.schedule, "single", False) else Law.FACTORISED
+
+    def init(self, canvas: Canvas, chance: Chance) -> State:
+        """Return the state of a run that begins with `canvas`."""
+        return State(canvas, canvas.masked, chance)
+
+    def step(self, state: State, denoiser: Denoiser, chance: Chance) -> tuple[State, Info]:
+        """Return the state after one step, and what happened."""
+        step = Step(state.canvas, state.start, state.start, denoiser, chance, state.origin)
+        scores = self.order.score(step)
+        chosen = largest(scores, self.schedule.count(step, scores))
+        kept, tokens = self.verifier.verify(step, chosen, scores)
+        canvas = state.canvas.unmask(kept, tokens)
+        return replace(state, canvas=canvas), Info(step, kept, canvas)
+
+    def done(self, state: State) -> Tensor:
+        """Return the rows with nothing masked, (B,) bool."""
+        return ~state.canvas.masked.any(1)
+
+    def __repr__(self) -> str:
+        verifier = "" if self.verifier == AcceptAll() else f", {self.verifier!r}"
+        return f"Parallel({self.schedule!r}, {self.order!r}{verifier})"
+
+
+def largest(scores: Tensor, count: Tensor) -> Tensor:
+    """Return the `count` (B,) positions of largest score (B, N) per row, never one of -inf; equals from the left.
+
+    Example:
+        >>> largest(torch.tensor([[0.5, 0.9, -torch.inf]]), torch.tensor([2]))
+        tensor([[ True,  True, False]])
+    """
+    index = scores.sort(dim=1, descending=True, stable=True).indices
+    ranks = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, index, ranks) & (scores > -torch.inf)
