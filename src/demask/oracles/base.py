@@ -213,20 +213,25 @@ class Oracle(ABC):
 
 
 def distributions(name: str, values: Any, shape: tuple[int, ...], *, over: int = 1) -> Tensor:
-    """Return `values` as float64 of the given shape, checked to be distributions over the last `over` axes."""
-    law = torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values).to(torch.float64)
+    """Return `values` as float64 of the given shape, checked to be distributions over the last `over` axes.
+
+    Sums must be 1 within 1e-9, or within 1e-5 for numbers of single or half precision; then they are made so.
+    """
+    given = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values))
+    law = given.cpu().to(torch.float64)
+    tolerance = 1e-5 if given.is_floating_point() and given.dtype != torch.float64 else 1e-9
     if tuple(law.shape) != shape:
         raise OracleError(f"{name} has shape {tuple(law.shape)}; expected {shape}")
     rows = law.reshape(*shape[: len(shape) - over], -1)
     sums = rows.sum(-1)
-    wrong = ~((rows >= 0).all(-1) & ((sums - 1).abs() <= 1e-9))
+    wrong = ~((rows >= 0).all(-1) & ((sums - 1).abs() <= tolerance))
     if wrong.any():
         at = tuple(wrong.nonzero()[0].tolist())
         row = rows[at]
         place = name + (f"[{', '.join(map(str, at))}]" if at else "")
         problem = f"sums to {float(sums[at]):.10g}" if bool((row >= 0).all()) else f"contains {float(row.min()):.4g}"
         raise OracleError(
-            f"{place} {problem}; expected probabilities >= 0 that sum to 1 within 1e-9: divide by the sum"
+            f"{place} {problem}; expected probabilities >= 0 that sum to 1 within {tolerance:g}: divide by the sum"
         )
     return law / sums.reshape(*sums.shape, *[1] * over)
 

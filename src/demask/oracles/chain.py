@@ -54,7 +54,8 @@ class Chain(Oracle):
         >>> round(chain.entropy(), 6), round(chain.tc(), 6), round(chain.dtc(), 6)
         (2.85136, 0.513698, 0.419985)
 
-    Reference: Cover and Thomas, 2006, Elements of Information Theory, section 4.2.
+    Reference: Cover and Thomas, 2006, Elements of Information Theory, section 4.2; as a denoiser without error in
+    "Is Your Diffusion Sampler Actually Correct?", 2026, arXiv 2602.19619.
     """
 
     initial: Tensor
@@ -162,21 +163,19 @@ class Chain(Oracle):
         for distance in range(1, n):
             s = np.arange(n - distance)
             given[s, s + distance] = steps[distance]
-        after, before = (
-            given.cumsum(1),
-            given[::-1].cumsum(0)[::-1],
-        )  # sums over i of c(s, i), i <= t; of c(i, t), i >= s
+        after = given.cumsum(1)  # at (s, t), the sum of c(s, i) over i <= t
+        before = given[::-1].cumsum(0)[::-1]  # at (s, t), the sum of c(i, t) over i >= s
         inner = np.zeros(n)  # by distance: the sum over s < i < t of H(X_i | X_s, X_t)
         for distance in range(2, n):
             s = np.arange(n - distance)
             t = s + distance
             inner[distance] = np.sum(after[s, t - 1] + before[s + 1, t] - (distance - 1) * given[s, t])
         own = self._own_entropy
-        outer = given.sum(1)  # by number of positions beyond the visible one: only earlier, or only later, is visible
-        later = np.array([np.sum(own[:t] + given[:t, t]) - t * own[t] for t in range(n)])
+        earlier = given.sum(1)  # by s: the sum over i > s of H(X_i | X_s)
+        later = np.array([np.sum(own[:t] + given[:t, t]) - t * own[t] for t in range(n)])  # by t: i < t
         room = np.arange(n)
         two = _share(n - 1, room[:, None], n - 1 - room[None, :], 2) @ inner
-        one = _share(n - 1, room[:, None], room[None, :], 1) @ outer
+        one = _share(n - 1, room[:, None], room[None, :], 1) @ earlier
         one += _share(n - 1, room[:, None], n - 1 - room[None, :], 1) @ later
         none = np.where(room == 0, own.sum(), 0.0)
         return Curve((two + one + none) / n)
@@ -199,7 +198,7 @@ class Chain(Oracle):
             return last if node else last + sum(shown(canvas, k, digit[k]) for k in range(m - 1))
 
         def read(belief: Tensor, position: int) -> Tensor:
-            windows = belief.view(len(belief), *(tokens,) * m).movedim(1 + min(position, m - 1), 1)
+            windows = torch.unflatten(belief, 1, (tokens,) * m).movedim(1 + min(position, m - 1), 1)
             return windows.flatten(2).logsumexp(-1) if m > 1 else windows
 
         total, beliefs = self._forest.beliefs(evidence)
@@ -245,7 +244,7 @@ class _Powers:
     def conditionals(self, canvas: Canvas, where: Tensor, refuse: Callable[[Tensor], None]) -> Tensor:
         """Return the packed log-probabilities (M, V); `refuse` gets the rows (B,) that show the impossible."""
         n, position = self._length, torch.arange(self._length)
-        visible = ~canvas.masked
+        visible, tokens = ~canvas.masked, canvas.tokens.masked_fill(canvas.masked, 0)
         left = torch.where(visible, position, -1).cummax(1).values
         right = torch.where(visible, position, n).flip(1).cummin(1).values.flip(1)
         previous = torch.nn.functional.pad(left, (1, 0), value=-1)[:, :-1]  # of visible tokens
@@ -259,13 +258,13 @@ class _Powers:
         self._grow(_largest((asked - asked_left)[asked_left >= 0]))
         self._grow(_largest((asked_right - asked)[bounded]))
 
-        impossible = self._log_step(canvas.tokens, row, before, here) == -torch.inf
+        impossible = self._log_step(tokens, row, before, here) == -torch.inf
         refuse(torch.zeros(canvas.shape[0], dtype=torch.bool).index_fill(0, row[impossible], True))
 
         row, end = asked_row, asked_right.clamp(max=n - 1)
-        normaliser = torch.where(bounded, self._log_step(canvas.tokens, row, asked_left, end), 0.0)
-        rows = self._left_row(canvas.tokens, row, asked_left, asked)
-        columns = torch.where(bounded, 1 + self._index(asked_right - asked, canvas.tokens[row, end]), 0)
+        normaliser = torch.where(bounded, self._log_step(tokens, row, asked_left, end), 0.0)
+        rows = self._left_row(tokens, row, asked_left, asked)
+        columns = torch.where(bounded, 1 + self._index(asked_right - asked, tokens[row, end]), 0)
         out = torch.empty(len(row), self._vocabulary, dtype=torch.float64)
         for start in range(0, len(row), step := max(1, _CHUNK // self._vocabulary)):
             part = slice(start, start + step)
@@ -297,10 +296,10 @@ class _Powers:
         self._keep(powers)
 
     def _keep(self, powers: Tensor) -> None:
-        self._reach = len(powers)
         self._left = torch.cat([self._laws, powers.flatten(0, 1)])
         none = torch.zeros(1, self._vocabulary, dtype=torch.float64)
         self._right = torch.cat([none, powers.mT.flatten(0, 1)])
+        self._reach = len(powers)
 
 
 def check_size(vocabulary: int, order: int) -> None:

@@ -112,7 +112,7 @@ class LinearCode(Oracle):
     def _log_prob(self, tokens: Tensor) -> Tensor:
         pivots, reduced = self._systematic
         inside = (tokens[:, pivots] @ reduced % self.q == tokens).all(1)
-        return torch.where(inside, -self.dimension * log(self.q), -torch.inf).double()
+        return torch.where(inside, 0.0, -torch.inf).double() - self.dimension * log(self.q)
 
     def _sample(self, count: int, generator: torch.Generator) -> Tensor:
         pivots, reduced = self._systematic

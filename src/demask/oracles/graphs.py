@@ -36,12 +36,12 @@ class Edge:
 
     def down(self, message: Tensor) -> Tensor:
         """Sum over parent states: (B, A * shared) -> (B, shared * C)."""
-        split = message.view(len(message), -1, self._shared).permute(2, 0, 1)
+        split = torch.unflatten(message, 1, (-1, self._shared)).permute(2, 0, 1)
         return self._down.after(split).transpose(0, 1).flatten(1)
 
     def up(self, message: Tensor) -> Tensor:
         """Sum over child states: (B, shared * C) -> (B, A * shared)."""
-        split = message.view(len(message), self._shared, -1).transpose(0, 1)
+        split = torch.unflatten(message, 1, (self._shared, -1)).transpose(0, 1)
         return self._up.after(split).permute(1, 2, 0).flatten(1)
 
 
@@ -289,14 +289,15 @@ class Tree(Oracle):
 
     @cached_property
     def _own_entropy(self) -> Tensor:
-        return torch.special.entr(self._laws).sum(-1)
+        own: Tensor = torch.special.entr(self._laws).sum(-1)
+        return own
 
     @cached_property
     def _edge_information(self) -> Tensor:
         """I(X_parent; X_i) of every node, 0 for the root, (n,)."""
         parents = torch.tensor(self.parents)
         given: Tensor = (self._laws[parents] * torch.special.entr(self.transitions).sum(-1)).sum(-1)
-        return torch.where(parents < 0, 0.0, self._own_entropy - given).clamp(min=0.0)
+        return (self._own_entropy - given).masked_fill(parents < 0, 0.0).clamp(min=0.0)
 
     @cached_property
     def _forest(self) -> Forest:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import log
 from typing import Final
 
 import torch
@@ -40,12 +41,17 @@ class LogMatrix:
         """Return log(exp(left) @ exp(logs)): (..., B, K) -> (..., B, V)."""
         top, scaled = self._scaled
         peak = _finite(left.amax(-1, keepdim=True))
-        sums = (left - peak).exp() @ scaled
+        shifted = left - peak
+        sums = shifted.exp() @ scaled
         small = sums < _SMALL
         out = sums.log().add_(peak).add_(top)
-        if small.any():
+        if small.any() and _depth(shifted) + self._depth < log(_SMALL):
             self._sum_again(left, small, out)
         return out
+
+    @cached_property
+    def _depth(self) -> float:
+        return _depth(self.logs - self._scaled[0])
 
     def _sum_again(self, left: Tensor, small: Tensor, out: Tensor) -> None:
         reachable = (left > -torch.inf).to(out.dtype) @ (self.logs > -torch.inf).to(out.dtype)
@@ -55,6 +61,11 @@ class LogMatrix:
         for part in torch.split(places, max(1, _CHUNK // left.shape[-1])):
             *batch, row, column = part.unbind(1)
             out[(*batch, row, column)] = torch.logsumexp(left[(*batch, row)] + right[(*batch, column)], -1)
+
+
+def _depth(shifted: Tensor) -> float:
+    """Return the least finite number; no product of two scaled factors is below exp of the sum of their depths."""
+    return float(shifted.masked_fill(shifted == -torch.inf, 0.0).amin()) if shifted.numel() else 0.0
 
 
 def _finite(peak: Tensor) -> Tensor:

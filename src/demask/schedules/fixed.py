@@ -6,7 +6,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from scipy.special import gammaln, xlog1py, xlogy
 
 from demask.contracts import Chance
 from demask.errors import PlanError
@@ -205,6 +204,8 @@ def binomial(length: int, steps: int, *, clock: Clock = "linear") -> Binomial:
 
 def _binomial(trials: Ints, p: float, largest: int) -> Floats:
     """Return P(Bin(m, p) = x) for every m of `trials` and x = 0 .. largest."""
+    from scipy.special import gammaln, xlog1py, xlogy  # imported where it is used: `import demask` stays light
+
     m, x = trials[:, None].astype(np.float64), np.arange(largest + 1)[None, :].astype(np.float64)
     rest = np.maximum(m - x, 0.0)
     logp = gammaln(m + 1) - gammaln(x + 1) - gammaln(rest + 1) + xlogy(x, p) + xlog1py(rest, -p)

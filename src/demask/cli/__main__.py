@@ -1,0 +1,5 @@
+"""`python -m demask.cli` is `demask`."""
+
+from demask.cli import main
+
+main()

@@ -1,0 +1,186 @@
+"""What can be typed: the commands, their options, and how failures are told.
+
+Nothing heavy is imported until a command runs, so that help comes at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from demask import __version__
+from demask.cli import options as o
+from demask.cli.output import working
+from demask.errors import DemaskError
+
+
+class Group(TyperGroup):
+    """Tell every failure that a user can mend in one line on stderr."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run, flush, and exit with 0, 2 (what the user can fix), 130 (interrupted) or 141 (nobody reads)."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            code = super().main(args, "demask", complete_var, False, windows_expand_args, **extra)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read has gone. Python would complain again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 141
+        except KeyboardInterrupt:
+            code = 130
+        except Exception as error:
+            message = explain(error)
+            if message is None:
+                raise
+            sys.stderr.write(f"demask: {' '.join(message.splitlines())}\n")
+            code = 2
+        if code == 130:
+            sys.stderr.write("demask: interrupted\n")
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def explain(error: Exception) -> str | None:
+    """Return what to tell the user of an error that the user can mend, None for a defect of the program."""
+    if isinstance(error, DemaskError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        fix = {
+            FileNotFoundError: "check the path",
+            IsADirectoryError: "name a file inside it",
+            PermissionError: "check who may read or write it",
+        }.get(type(error), "check the device and the path")
+        return f"{place}{error.strerror.lower()}; {fix}"
+    if isinstance(error, MemoryError):
+        return "not enough memory; a smaller --length, --markov or --rows needs less"
+    if hasattr(error, "format_message"):  # an option or argument that typer refuses
+        message = error.format_message().rstrip(".")
+        context = getattr(error, "ctx", None)
+        return f"{message}; see {context.command_path if context else 'demask'} --help"
+    return None
+
+
+app = typer.Typer(
+    cls=Group,
+    help="Exact parallel decoding for masked diffusion language models: how many tokens per step, and what it costs.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def entry(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Print the version, or the help where no command is given."""
+    if version:
+        typer.echo(f"demask {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), nl=False)
+
+
+@app.command()
+def sample(
+    text: o.Text = None,
+    unit: o.UnitOption = o.Unit.characters,
+    markov: o.Markov = o.MARKOV,
+    smoothing: o.Smoothing = o.SMOOTHING,
+    length: o.Length = None,
+    steps: o.Steps = None,
+    schedule: o.Schedule = None,
+    target: o.TargetOption = None,
+    order: o.Order = "random",
+    key: o.Key = 0,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Texts to sample at once.")] = 1,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="At which tokens are drawn; 0 takes the mode.")
+    ] = 1.0,
+    json: o.Json = False,
+    plot: o.Plot = None,
+) -> None:
+    """Fit a Markov chain to a text and sample from it in parallel; see the canvas being unmasked.
+
+    Prints the text, what the run cost, the exact expected path KL and the guarantee.
+    """
+    with working("loading"):
+        from demask.cli.choose import Choice
+        from demask.cli.sample import run
+        from demask.cli.source import Source
+    run(
+        Source(text, None, unit.value, markov, smoothing, length),
+        Choice(schedule, target.value if target else None, steps, length),
+        order=order,
+        key=key,
+        rows=rows,
+        temperature=temperature,
+        as_json=json,
+        plot=plot,
+    )
+
+
+@app.command()
+def schedule(
+    length: o.Length = None,
+    steps: o.Steps = None,
+    schedule: o.Schedule = None,
+    target: o.TargetOption = None,
+    constant: Annotated[
+        float | None,
+        typer.Option("--constant", help="Instead of --steps: the fewest steps whose minimax constant is at most this."),
+    ] = None,
+    draw: Annotated[int, typer.Option("--draw", min=0, help="Draw the sizes of this many rows.")] = 0,
+    key: o.Key = 0,
+    json: o.Json = False,
+    plot: o.Plot = None,
+) -> None:
+    """Show the sizes of a schedule, or the mixture that it draws from, and what they guarantee."""
+    with working("loading"):
+        from demask.cli.choose import Choice
+        from demask.cli.schedule import run
+    choice = Choice(schedule, target.value if target else None, steps, length)
+    run(choice, constant=constant, draw=draw, key=key, as_json=json, plot=plot)
+
+
+@app.command()
+def compare(
+    text: o.Text = None,
+    oracle: o.Oracle = None,
+    unit: o.UnitOption = o.Unit.characters,
+    markov: o.Markov = o.MARKOV,
+    smoothing: o.Smoothing = o.SMOOTHING,
+    length: o.Length = None,
+    steps: Annotated[str, typer.Option("--steps", metavar="LIST", help="Numbers of steps.")] = "4,8,16,32",
+    schedules: Annotated[
+        str | None, typer.Option("--schedules", metavar="LIST", help="Specs with ; between them, instead of all.")
+    ] = None,
+    json: o.Json = False,
+    csv: o.Csv = None,
+    plot: o.Plot = None,
+) -> None:
+    """Compare schedules on a distribution that is known exactly: path KL, guarantee, KL of the output.
+
+    The path KL is exact on the distribution's information curve, with positions in random order; the guarantee needs only
+    its total correlations TC and DTC; the KL of the output's own law is found by enumeration where that is small.
+    """
+    with working("loading"):
+        from demask.cli.compare import run
+        from demask.cli.source import Source
+    source = Source(text, oracle, unit.value, markov, smoothing, length)
+    run(source, steps=steps, schedules=schedules, as_json=json, csv_file=csv, plot=plot)

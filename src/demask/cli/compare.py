@@ -1,0 +1,205 @@
+"""`demask compare`: what every schedule costs on a distribution that is known exactly."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from io import StringIO
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from rich import box
+from rich.table import Table
+
+from demask import plots
+from demask.cli.choose import Choice
+from demask.cli.knowledge import at_most, must_know_curve
+from demask.cli.output import bits, console, estimated, progress, say_json, short, working
+from demask.cli.source import Source
+from demask.curve import Curve
+from demask.errors import LawError, SpecError
+from demask.information import law
+from demask.oracles import Oracle
+from demask.orders import Random
+from demask.samplers import Parallel
+from demask.schedules import Sizes
+
+SPECS: Final = (
+    "uniform",
+    "cosine",
+    'geometric(direction="decreasing")',
+    'geometric(direction="increasing")',
+    'binomial(clock="linear")',
+    'binomial(clock="log-linear")',
+    "sequential",
+    'fixed(target="both")',
+    'minimax(target="tc")',
+    'minimax(target="dtc")',
+    'minimax(target="both")',
+    'minimax(target="complexity")',
+    "two_number",
+    "optimal",
+)
+_SMALL: Final = (256, 5)  # sequences and positions up to which the law of the output is found by enumeration
+_PATHS: Final = 60_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One schedule with one number of steps.
+
+    Parameters:
+        schedule: its specification.
+        steps: K, as asked.
+        path_kl_nats: expected path KL on the curve.
+        path_kl_bits_per_token: the same per position.
+        guarantee_nats: the largest path KL over all distributions with the same TC and DTC.
+        guarantee_bits_per_token: the same per position.
+        output_kl_nats: KL from the distribution to the law of the output; None where it is not enumerable.
+    """
+
+    schedule: str
+    steps: int
+    path_kl_nats: float
+    path_kl_bits_per_token: float
+    guarantee_nats: float
+    guarantee_bits_per_token: float
+    output_kl_nats: float | None
+
+
+def run(
+    source: Source,
+    *,
+    steps: str,
+    schedules: str | None,
+    as_json: bool,
+    csv_file: Path | None,
+    plot: Path | None,
+) -> None:
+    """Compare and tell."""
+    counts, specs = parse_steps(steps), parse_specs(schedules)
+    if plot is not None:
+        plots.check(plot)
+    if csv_file is not None:
+        plots.check_folder(csv_file)
+    with working("measuring the distribution"):
+        oracle = source.open()
+        curve = must_know_curve(oracle)
+        tc, dtc, entropy = oracle.tc(), oracle.dtc(), oracle.entropy()
+    cases = [(count, spec) for count in counts for spec in specs]
+    measure = partial(_row, oracle=oracle, curve=curve, tc=at_most(tc), dtc=at_most(dtc))
+    rows = [measure(spec, count) for count, spec in progress(cases, "comparing")]
+    if csv_file is not None:
+        plots.write(csv_file, as_csv(rows).encode())
+    if plot is not None:
+        with working("drawing"):
+            plots.save(plots.compare([asdict(row) for row in rows]), plot)
+    if as_json:
+        totals = {name: _total(value) for name, value in (("entropy", entropy), ("tc", tc), ("dtc", dtc))}
+        shape = {"length": oracle.length, "vocabulary": oracle.vocabulary, "curve_exact": curve.exact}
+        say_json({"model": source.describe(oracle), **shape, **totals, "rows": [asdict(row) for row in rows]})
+        return
+    screen = console()
+    screen.print(f"{source.describe(oracle)}, length {oracle.length}", soft_wrap=True, markup=False)
+    screen.print(f"TC {estimated(tc)}, DTC {estimated(dtc)}, entropy {estimated(entropy)}", soft_wrap=True)
+    if not curve.exact:
+        screen.print("the curve is estimated by sampling, and with it every path KL", soft_wrap=True)
+    screen.print(_table(rows))
+    for path in (csv_file, plot):
+        if path is not None:
+            screen.print(f"wrote {path}", soft_wrap=True, markup=False)
+
+
+def parse_steps(text: str) -> list[int]:
+    """Return the numbers of steps in a list such as 4,8,16.
+
+    Raises:
+        SpecError: anything that is not a whole number >= 1, or one listed twice.
+    """
+    counts: list[int] = []
+    for word in text.split(","):
+        if not (word.strip().isascii() and word.strip().isdigit() and int(word) >= 1):
+            raise SpecError(f"--steps {text!r}: {word.strip()!r} is not a whole number >= 1; write --steps 4,8,16,32")
+        if int(word) in counts:
+            raise SpecError(f"--steps {text!r}: {int(word)} is listed twice")
+        counts.append(int(word))
+    return sorted(counts)
+
+
+def parse_specs(text: str | None) -> list[str]:
+    """Return the specifications in a list such as uniform;cosine, all known ones by default.
+
+    Raises:
+        SpecError: an empty list.
+    """
+    if text is None:
+        return list(SPECS)
+    specs = list(dict.fromkeys(spec.strip() for spec in text.split(";") if spec.strip()))
+    if not specs:
+        raise SpecError(f"--schedules {text!r} names none; write --schedules 'uniform;minimax(target=\"tc\")'")
+    return specs
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Return the rows with a header; numbers in full, nothing where there is none."""
+    out = StringIO()
+    writer = csv.DictWriter(out, list(Row.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in asdict(row).items()} for row in rows)
+    return out.getvalue()
+
+
+def _row(spec: str, steps: int, *, oracle: Oracle, curve: Curve, tc: float, dtc: float) -> Row:
+    sizes = Choice(spec, None, steps, oracle.length).open(oracle)
+    if not isinstance(sizes, Sizes):
+        raise SpecError(f"{spec} does not fix the law of its sizes beforehand, so it has no exact cost; leave it out")
+    path, bound = sizes.cost(curve), sizes.guarantee(tc=tc, dtc=dtc)
+    n = oracle.length
+    return Row(spec, steps, path, bits(path, n), bound, bits(bound, n), _output_kl(oracle, sizes))
+
+
+def _output_kl(oracle: Oracle, sizes: Sizes) -> float | None:
+    sequences, positions = _SMALL
+    if oracle.length > positions or oracle.vocabulary**oracle.length > sequences:
+        return None
+    try:
+        output = law(oracle, Parallel(sizes, Random()), limit=_PATHS)
+    except LawError:
+        return None
+    return oracle.to_table().kl(output)
+
+
+def _total(value: float) -> dict[str, float]:
+    low, high = value.interval()  # type: ignore[attr-defined]
+    return {"nats": float(value), "low": float(low), "high": float(high)}
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("steps", justify="right")
+    table.add_column("schedule", no_wrap=True)
+    for name in ("path KL\nnats", "path KL\nbits/token", "guarantee\nnats", "guarantee\nbits/token", "output KL\nnats"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for steps, group in groupby(rows, key=lambda row: row.steps):
+        members = list(group)
+        best = min(row.path_kl_nats for row in members)
+        for turn, row in enumerate(members):
+            wins = row.path_kl_nats <= best * (1 + 1e-9) + 1e-12
+            cells = [
+                short(row.path_kl_nats),
+                short(row.path_kl_bits_per_token),
+                short(row.guarantee_nats),
+                short(row.guarantee_bits_per_token),
+                "-" if row.output_kl_nats is None else short(row.output_kl_nats),
+            ]
+            table.add_row(
+                str(steps) if turn == 0 else "",
+                row.schedule,
+                *cells,
+                "best" if wins else "",
+                style="bold" if wins else None,
+                end_section=turn == len(members) - 1,
+            )
+    return table
