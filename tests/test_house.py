@@ -61,16 +61,16 @@ def test_import_is_light():
 
 
 def test_import_time():
-    """Importing everything the README uses adds under 0.2 s to importing torch: CPU seconds, median of five."""
+    """Importing everything the README uses adds under 0.2 s to importing torch: CPU seconds, median of three."""
     code = (
         "import torch, time, numpy; begin = time.process_time()\n"
         "from demask import Canvas, Parallel, Random, minimax, sample\nprint(time.process_time() - begin)"
     )
     seconds = sorted(
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-        for _ in range(5)
+        for _ in range(3)
     )
-    assert seconds[2] < 0.2
+    assert seconds[1] < 0.2
 
 
 def test_public_names_exist():

@@ -22,7 +22,7 @@ from demask.orders import (
     Threshold,
 )
 from demask.samplers import Parallel, largest
-from demask.schedules import PerBlock, PerRow, Plan, Unlimited, binomial, cosine, minimax, sequential, uniform
+from demask.schedules import PerBlock, PerRow, Unlimited, binomial, cosine, minimax, sequential, uniform
 
 ORACLE = Table.random(6, 3, key=0, concentration=0.3)
 SAMPLERS = {

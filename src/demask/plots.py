@@ -83,7 +83,7 @@ def schedule(sizes: "Sizes") -> "Figure":
         line = constant * weights(n, target)  # type: ignore[arg-type]
         label = f"{name}: {constant:.3g} ({weight})"
         below.plot(i, np.where(line <= top, line, np.nan), color=colour, linestyle=_DASHES[dash], lw=1.1, label=label)
-    below.plot(i, residual, color=_BLUE, linewidth=2, label="R(i)", zorder=1)
+    below.plot(i, residual, color=_SKY, linewidth=4.5, alpha=0.75, label="R(i)", zorder=1)
     below.set(xlim=(0, n), ylim=(0, top), xlabel="unmasked tokens i", ylabel="mean distance to\nthe end of the step")
     below.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8.5, labelcolor=_INK)
     above.set_title(_shortened(repr(sizes)), loc="left", fontsize=10.5, color=_INK)
@@ -100,7 +100,7 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     Raises:
         DemaskError: matplotlib is missing, or no rows.
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     if not rows:
         raise DemaskError("no rows to draw; expected one per schedule and number of steps")
@@ -131,6 +131,8 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     axes.xaxis.set_major_locator(FixedLocator(counts))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -304,22 +306,28 @@ def _name_ends(axes: "Axes", ends: Sequence[tuple[float, str, str, float]]) -> N
         axes.annotate(
             name, xy=(steps, value), xycoords="data", xytext=(1.055, place), textcoords="axes fraction", va="center",
             ha="left", fontsize=8.8, color=colour if colour not in (_SKY, _ORANGE) else _INK, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.7, "shrinkA": 1, "shrinkB": 4,
+                "relpos": (0, 0.5)},
         )  # fmt: skip
     axes.set_xlim(right=right)
 
 
 def _apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Return places, in the same order, at least `gap` apart and as near to the wanted ones as groups allow."""
-    groups: list[list[float]] = []  # [sum of wanted centres, members]
+    """Return places, in the same order, at least `gap` apart and as near to the wanted ones as that allows, from 0 up."""
+    groups: list[list[float]] = []
+
+    def centre(group: list[float]) -> float:
+        half = (len(group) - 1) * gap / 2
+        return min(max(sum(group) / len(group), half), max(1 - half, half))
+
     for place in wanted:
-        groups.append([place, 1])
+        groups.append([place])
         while len(groups) > 1:
-            (s0, m0), (s1, m1) = groups[-2:]
-            if s1 / m1 - (m1 - 1) * gap / 2 - (s0 / m0 + (m0 - 1) * gap / 2) >= gap - 1e-12:
+            before, last = groups[-2:]
+            if centre(last) - centre(before) >= (len(before) + len(last)) * gap / 2 - 1e-12:
                 break
-            groups[-2:] = [[s0 + s1, m0 + m1]]
-    return [s / m + (k - (m - 1) / 2) * gap for s, m in groups for k in range(int(m))]
+            groups[-2:] = [before + last]
+    return [centre(group) + (k - (len(group) - 1) / 2) * gap for group in groups for k in range(len(group))]
 
 
 def _shade(step: int, steps: int) -> tuple[float, float, float, float]:
@@ -367,9 +375,9 @@ def _steps(when: Sequence[int], text: Sequence[str], steps: int) -> "Figure":
 
 def _page(when: Sequence[int], text: Sequence[str], steps: int) -> "Figure":
     """Draw the final text in lines, every cell in the colour of its step."""
+    from matplotlib.cm import ScalarMappable
     from matplotlib.collections import PatchCollection
     from matplotlib.colors import BoundaryNorm, ListedColormap
-    from matplotlib.cm import ScalarMappable
     from matplotlib.patches import Rectangle
 
     lines = -(-len(when) // _LINE)
@@ -397,5 +405,6 @@ def _page(when: Sequence[int], text: Sequence[str], steps: int) -> "Figure":
     bar.set_ticks(list(ticks), labels=[str(tick) for tick in ticks])
     bar.set_label("unmasked at step", color=_INK, size=9)
     bar.outline.set_visible(False)
+    bar.ax.minorticks_off()
     bar.ax.tick_params(length=0, labelsize=8.5, colors=_INK)
     return figure

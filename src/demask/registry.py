@@ -49,6 +49,7 @@ KINDS: dict[str, dict[str, Entry]] = {
         "copy": oracles.copy,
         "insert": oracles.insert,
         "latin_square": oracles.latin_square,
+        "markov": oracles.Chain.random,
         "parity": oracles.parity,
         "reed_solomon": oracles.reed_solomon,
         "remove": oracles.remove,

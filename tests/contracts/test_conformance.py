@@ -7,7 +7,7 @@ from demask.canvas import Canvas, Marginals
 from demask.contracts import Law
 from demask.denoisers import Tempered
 from demask.oracles import Oracle, Table
-from demask.orders import Blockwise, Confidence, Entropy, EntropyBudget, Factor, Margin, Noisy, Random, Threshold
+from demask.orders import Blockwise, Confidence, Entropy, EntropyBudget, Factor, Margin, Noisy, Threshold
 from demask.registry import KINDS, build
 from demask.samplers import Parallel
 from demask.schedules import PerBlock, PerRow, Plan, Systematic, Unlimited, minimax, uniform
@@ -96,7 +96,7 @@ def test_checks_catch_offenders():
     def whole(canvas, where):
         return SKEWED(canvas, canvas.masked)
 
-    with pytest.raises(AssertionError, match="fewer positions|logits"):
+    with pytest.raises(AssertionError, match=r"fewer positions|logits"):
         check_denoiser(lambda c, w: Marginals(w, whole(c, w).logits[: int(w.sum())].flip(0)), canvas)
 
     class Liar:

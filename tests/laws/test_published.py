@@ -84,8 +84,10 @@ def confident_enough(network, ids, block, threshold):
 CASES = [(prompt, length, block) for prompt, length, block in ((3, 16, 4), (0, 12, 5), (5, 20, 16))]
 
 
-@pytest.mark.parametrize(("prompt", "length", "block"), CASES)
-@pytest.mark.parametrize("of", ["mode", "draft"])
+@pytest.mark.parametrize(
+    ("prompt", "length", "block", "of"),
+    [(*case, of) for case, of in zip(CASES, ("mode", "draft", "draft"), strict=True)],
+)
 def test_low_confidence_of_llada(prompt, length, block, of):
     for seed in range(200):
         ids = start(seed, prompt, length)

@@ -157,18 +157,26 @@ def test_an_empty_batch(oracle):
     assert oracle(canvas, canvas.masked).logits.shape == (0, oracle.vocabulary)
 
 
-def test_impossible_tokens_name_their_row(oracle, table):
-    tokens = oracle.sample(4, key=0)
+def test_impossible_tokens_leave_the_unconditional_law(oracle, table):
+    n = oracle.length
+    blank = Canvas.blank(1, n)
+    prior = oracle(blank, blank.masked).logits
     everything = {tuple(row) for row in table.sequences.tolist()}
-    grid = np.indices((oracle.vocabulary,) * oracle.length).reshape(oracle.length, -1).T
+    grid = np.indices((oracle.vocabulary,) * n).reshape(n, -1).T
     missing = [row for row in grid.tolist() if tuple(row) not in everything]
+    assert missing or len(everything) == oracle.vocabulary**n
     for bad in missing[:: max(1, len(missing) // 5)]:
+        tokens = oracle.sample(4, key=0)
         tokens[2] = torch.tensor(bad)
         masked = torch.zeros_like(tokens, dtype=torch.bool)
-        masked[0] = True
-        with pytest.raises(OracleError, match="row 2 shows tokens that have probability zero"):
-            oracle(Canvas(tokens, masked), masked)
-    assert missing or len(everything) == oracle.vocabulary**oracle.length
+        assert oracle.possible(Canvas(tokens, masked)).tolist() == [True, True, False, True]
+        masked[:, 0] = True  # the rest may be possible or not
+        canvas = Canvas(tokens, masked)
+        alone = oracle(canvas.rows(torch.tensor([1])), masked[:1]).logits
+        answer = oracle(canvas, masked).logits
+        torch.testing.assert_close(answer[1:2], alone, rtol=0, atol=1e-12)
+        if not oracle.possible(canvas)[2]:
+            torch.testing.assert_close(answer[2], prior[0], rtol=0, atol=1e-12)
 
 
 def test_misuse_is_refused(oracle):

@@ -1,6 +1,6 @@
 """Sizes of the fixed families, the ancestral clock, the sequential equaliser and the fitted schedules."""
 
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_uniform_is_even(n, k):
 
 def test_cosine_grows():
     sizes = cosine(1024, 32).sizes
-    assert all(later >= earlier - 1 for earlier, later in zip(sizes[:-1], sizes[1:], strict=True))
+    assert all(later >= earlier - 1 for earlier, later in pairwise(sizes))
     assert sizes[0] < sizes[-1] / 10
 
 

@@ -55,7 +55,9 @@ class Choice:
         names = {name for name, _ in calls}
         settled = {option for _, options in calls for option in options}
         if self.steps is not None and ("steps" in settled or not names.isdisjoint({"plan", "systematic"})):
-            raise SpecError(f"--steps {self.steps} and --schedule {spec}, which says its steps itself: give one of them")
+            raise SpecError(
+                f"--steps {self.steps} and --schedule {spec}, which says its steps itself: give one of them"
+            )
         context: dict[str, Any] = {"steps": STEPS if self.steps is None else self.steps}
         if "perblock" not in names:  # whose inner schedule is for blocks, not for the whole length
             context["length"] = LENGTH if self.length is None else self.length

@@ -6,18 +6,19 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from io import StringIO
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich import box
 from rich.table import Table
 
 from demask import plots
 from demask.cli.choose import Choice
-from demask.cli.knowledge import at_most, must_know_curve
+from demask.cli.knowledge import at_most, known_dtc, must_know_curve
 from demask.cli.output import bits, console, estimated, progress, say_json, short, working
 from demask.cli.source import Source
-from demask.curve import Curve
+from demask.curve import Curve, Estimate
 from demask.errors import LawError, SpecError
 from demask.information import law
 from demask.oracles import Oracle
@@ -86,10 +87,10 @@ def run(
     with working("measuring the distribution"):
         oracle = source.open()
         curve = must_know_curve(oracle)
-        tc, dtc, entropy = oracle.tc(), oracle.dtc(), oracle.entropy()
-    cases = [(count, spec) for count in counts for spec in specs]
+        tc, dtc, entropy = oracle.tc(), _dtc(oracle, curve), oracle.entropy()
+    cases = [(spec, count) for count in counts for spec in specs]
     measure = partial(_row, oracle=oracle, curve=curve, tc=at_most(tc), dtc=at_most(dtc))
-    rows = [measure(spec, count) for count, spec in progress(cases, "comparing")]
+    rows = [measure(*case) for case in progress(cases, "comparing")]
     if csv_file is not None:
         plots.write(csv_file, as_csv(rows).encode())
     if plot is not None:
@@ -109,6 +110,21 @@ def run(
     for path in (csv_file, plot):
         if path is not None:
             screen.print(f"wrote {path}", soft_wrap=True, markup=False)
+
+
+def measured(oracle: Oracle, steps: Sequence[int], *, specs: Sequence[str] = SPECS) -> list[dict[str, Any]]:
+    """Return a row for every schedule and number of steps, as `demask compare --json` has them.
+
+    Example:
+        >>> from demask.oracles import parity
+        >>> [row] = measured(parity(4), [2], specs=["uniform"])
+        >>> round(row["path_kl_nats"], 4), round(row["guarantee_nats"], 4)
+        (0.6931, 0.6931)
+    """
+    curve = must_know_curve(oracle)
+    tc, dtc = at_most(oracle.tc()), at_most(_dtc(oracle, curve))
+    measure = partial(_row, oracle=oracle, curve=curve, tc=tc, dtc=dtc)
+    return [asdict(measure(spec, count)) for count in steps for spec in specs]
 
 
 def parse_steps(text: str) -> list[int]:
@@ -150,6 +166,11 @@ def as_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
+def _dtc(oracle: Oracle, curve: Curve) -> Estimate:
+    dtc = known_dtc(oracle)
+    return curve.dtc if dtc is None else dtc
+
+
 def _row(spec: str, steps: int, *, oracle: Oracle, curve: Curve, tc: float, dtc: float) -> Row:
     sizes = Choice(spec, None, steps, oracle.length).open(oracle)
     if not isinstance(sizes, Sizes):
@@ -170,8 +191,8 @@ def _output_kl(oracle: Oracle, sizes: Sizes) -> float | None:
     return oracle.to_table().kl(output)
 
 
-def _total(value: float) -> dict[str, float]:
-    low, high = value.interval()  # type: ignore[attr-defined]
+def _total(value: Estimate) -> dict[str, float]:
+    low, high = value.interval()
     return {"nats": float(value), "low": float(low), "high": float(high)}
 
 
@@ -184,9 +205,10 @@ def _table(rows: Sequence[Row]) -> Table:
     table.add_column("", no_wrap=True)
     for steps, group in groupby(rows, key=lambda row: row.steps):
         members = list(group)
-        best = min(row.path_kl_nats for row in members)
+        best, safest = (min(map(attrgetter(name), members)) for name in ("path_kl_nats", "guarantee_nats"))
         for turn, row in enumerate(members):
-            wins = row.path_kl_nats <= best * (1 + 1e-9) + 1e-12
+            wins, safe = row.path_kl_nats <= _tie(best), row.guarantee_nats <= _tie(safest)
+            notes = [note for note, holds in (("best path KL", wins), ("best guarantee", safe)) if holds]
             cells = [
                 short(row.path_kl_nats),
                 short(row.path_kl_bits_per_token),
@@ -198,8 +220,13 @@ def _table(rows: Sequence[Row]) -> Table:
                 str(steps) if turn == 0 else "",
                 row.schedule,
                 *cells,
-                "best" if wins else "",
+                ", ".join(notes),
                 style="bold" if wins else None,
                 end_section=turn == len(members) - 1,
             )
     return table
+
+
+def _tie(value: float) -> float:
+    """Return what still counts as equal."""
+    return value * (1 + 1e-9) + 1e-12

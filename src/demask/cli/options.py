@@ -32,7 +32,9 @@ _DATA, _SCHEDULE, _OUTPUT = "Data", "Schedule and order", "Output"
 
 Text = Annotated[
     str | None,
-    Option("--text", metavar="FILE", help="Text that a Markov chain is fitted to; - reads stdin.", rich_help_panel=_DATA),
+    Option(
+        "--text", metavar="FILE", help="Text that a Markov chain is fitted to; - reads stdin.", rich_help_panel=_DATA
+    ),
 ]
 Oracle = Annotated[
     str | None,
@@ -60,9 +62,7 @@ Smoothing = Annotated[
 Length = Annotated[
     int | None, Option("--length", min=1, help=f"Positions.  [default: {LENGTH}]", rich_help_panel=_DATA)
 ]
-Steps = Annotated[
-    int | None, Option("--steps", min=1, help=f"Steps.  [default: {STEPS}]", rich_help_panel=_SCHEDULE)
-]
+Steps = Annotated[int | None, Option("--steps", min=1, help=f"Steps.  [default: {STEPS}]", rich_help_panel=_SCHEDULE)]
 Schedule = Annotated[
     str | None,
     Option(

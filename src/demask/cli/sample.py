@@ -16,7 +16,7 @@ from rich.text import Text
 from demask import plots
 from demask.canvas import Canvas
 from demask.cli.choose import Choice, build_order
-from demask.cli.knowledge import at_most, known_curve
+from demask.cli.knowledge import at_most, known_curve, known_dtc
 from demask.cli.output import bits, console, estimated, listed, say, say_json, say_pairs, short, working
 from demask.cli.source import Source
 from demask.collect import Sizes as SizesSeen
@@ -29,10 +29,12 @@ from demask.oracles import Oracle
 from demask.orders import Random
 from demask.samplers import Parallel
 from demask.schedules import Sizes
+from demask.schedules.plan import Target
 
 _SHOW = 1.8  # seconds that all pauses take together
 _PAUSE = 0.12  # the longest one
 _MASK = "·"
+_TARGETS: tuple[tuple[Target, str], ...] = (("tc", "TC"), ("dtc", "DTC"), ("both", "min(TC, DTC)"))
 
 
 @dataclass
@@ -132,7 +134,7 @@ def run(
     with working("fitting the chain"):
         oracle = source.open()
         schedule = choice.open(oracle)
-        tc, dtc = oracle.tc(), oracle.dtc()
+        tc, dtc = oracle.tc(), known_dtc(oracle)
         claims = _claims(schedule, ranking, temperature, known_curve(oracle), tc, dtc)
     denoiser: Denoiser = oracle if temperature == 1 else Tempered(oracle, temperature)
     cells = cells_of(oracle)
@@ -171,17 +173,21 @@ def cells_of(oracle: Oracle) -> list[str]:
 
 
 def _claims(
-    schedule: Schedule, order: Order, temperature: float, curve: Curve | None, tc: Estimate, dtc: Estimate
+    schedule: Schedule, order: Order, temperature: float, curve: Curve | None, tc: Estimate, dtc: Estimate | None
 ) -> Claims:
     if not isinstance(order, Random):
-        return Claims(None, None, f"none: it holds for uniformly random positions, and {order!r} chooses them by a rule")
+        return Claims(
+            None, None, f"none: it holds for uniformly random positions, and {order!r} chooses them by a rule"
+        )
     if not isinstance(schedule, Sizes):
         return Claims(None, None, f"none: {schedule!r} does not fix the law of the sizes beforehand")
     if temperature != 1:
         return Claims(None, None, f"none: at temperature {temperature:g} the output is not meant to follow the chain")
-    basis = "for every distribution with" if tc.exact and dtc.exact else "for every distribution with (95% bounds)"
-    bound = schedule.guarantee(tc=at_most(tc), dtc=at_most(dtc))
-    why = f"{basis} TC <= {short(at_most(tc))} and DTC <= {short(at_most(dtc))} nats"
+    totals = {"tc": at_most(tc)} | ({} if dtc is None else {"dtc": at_most(dtc)})
+    bound = schedule.guarantee(**totals)
+    named = " and ".join(f"{name.upper()} <= {short(value)}" for name, value in totals.items())
+    sure = "" if tc.exact and (dtc is None or dtc.exact) else " (upper ends of their 95% intervals)"
+    why = f"for every distribution with {named} nats{sure}"
     return Claims(None if curve is None else schedule.cost(curve), bound, why)
 
 
@@ -193,7 +199,7 @@ def _pairs(
     order: Order,
     claims: Claims,
     tc: Estimate,
-    dtc: Estimate,
+    dtc: Estimate | None,
 ) -> dict[str, str]:
     n = oracle.length
     drawn = _sizes(result)
@@ -208,7 +214,7 @@ def _pairs(
         "sizes drawn": listed(drawn[0]) + more,
         "status": f"{result.status.name}: {result.status.value}",
         "law": f"{result.law.name}: {result.law.value}",
-        "TC, DTC": f"{estimated(tc)}, {estimated(dtc)}",
+        "TC, DTC": f"{estimated(tc)}, {'unknown' if dtc is None else estimated(dtc)}",
     }
     if claims.path_kl is not None:
         pairs["expected path KL"] = (
@@ -221,10 +227,9 @@ def _pairs(
     else:
         bound = f"E KL <= {short(claims.guarantee)} nats ({short(bits(claims.guarantee, n))} bits per token)"
         pairs["guarantee"] = f"{bound} {claims.why}"
-        assert isinstance(schedule, Sizes)  # noqa: S101
+        assert isinstance(schedule, Sizes)
         pairs["constants"] = ", ".join(
-            f"E KL <= {short(schedule.constant(target))} {name}"
-            for target, name in (("tc", "TC"), ("dtc", "DTC"), ("both", "min(TC, DTC)"))
+            f"E KL <= {short(schedule.constant(target))} {name}" for target, name in _TARGETS
         )
     return pairs
 
@@ -237,7 +242,7 @@ def _json(
     order: Order,
     claims: Claims,
     tc: Estimate,
-    dtc: Estimate,
+    dtc: Estimate | None,
 ) -> dict[str, Any]:
     bound = claims.guarantee
     return {
@@ -251,7 +256,7 @@ def _json(
         "status": result.status.name,
         "law": result.law.name,
         "tc": float(tc),
-        "dtc": float(dtc),
+        "dtc": None if dtc is None else float(dtc),
         "path_kl_nats": claims.path_kl,
         "guarantee_nats": bound,
         "guarantee_bits_per_token": None if bound is None else bits(bound, oracle.length),

@@ -61,7 +61,9 @@ def _with_constant(choice: Choice, constant: float) -> Choice:
     if choice.steps is not None:
         raise SpecError(f"--constant {constant} and --steps {choice.steps}: give one of them")
     if choice.schedule is not None:
-        raise SpecError(f"--constant {constant} and --schedule {choice.schedule}: it is minimax that knows; use --target")
+        raise SpecError(
+            f"--constant {constant} and --schedule {choice.schedule}: it is minimax that knows; use --target"
+        )
     length = LENGTH if choice.length is None else choice.length
     return choice.with_steps(minimax.steps_for(length, constant, target=choice.target or "both"))  # type: ignore[arg-type]
 
@@ -87,7 +89,9 @@ def _plans(sizes: Sizes, mixture: list[tuple[float, Plan]] | None, width: int) -
         return table
     title = f"{sizes.length} positions in {steps} steps"
     if mixture is None:
-        table = Table(box=box.SIMPLE_HEAD, title=f"{title} at most, a mixture of too many plans to list", title_justify="left")
+        table = Table(
+            box=box.SIMPLE_HEAD, title=f"{title} at most, a mixture of too many plans to list", title_justify="left"
+        )
         table.add_column("some draws (key 0)", no_wrap=True)
         for plan in sizes.draw(4, key=0):
             table.add_row(listed(plan.sizes, most=most))

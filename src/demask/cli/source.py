@@ -45,11 +45,15 @@ class Source:
         if self.oracle is None:
             raise SpecError("no distribution; give --text FILE, or --oracle SPEC such as latin_square (compare only)")
         if (self.unit, self.markov, self.smoothing) != ("characters", MARKOV, SMOOTHING):
-            raise SpecError(f"--unit, --markov and --smoothing are for --text; leave them out with --oracle {self.oracle}")
+            raise SpecError(
+                f"--unit, --markov and --smoothing are for --text; leave them out with --oracle {self.oracle}"
+            )
         context = {} if self.length is None else {"length": self.length}
         oracle = cast(Oracle, built(self.oracle, "oracle", **context))
         if self.length not in (None, oracle.length):
-            raise SpecError(f"--oracle {self.oracle} has length {oracle.length}, --length is {self.length}; leave it out")
+            raise SpecError(
+                f"--oracle {self.oracle} has length {oracle.length}, --length is {self.length}; leave it out"
+            )
         return oracle
 
     def describe(self, oracle: Oracle) -> str:
@@ -73,7 +77,9 @@ class Source:
                 ) from None
         length = LENGTH if self.length is None else self.length
         if length < self.markov:
-            raise OracleError(f"--length {length} with --markov {self.markov}; expected a length of at least {self.markov}")
+            raise OracleError(
+                f"--length {length} with --markov {self.markov}; expected a length of at least {self.markov}"
+            )
         if len(text) < self.markov + 2:
             raise OracleError(
                 f"{where}: {len(text)} {self.unit} are too few for --markov {self.markov}; "

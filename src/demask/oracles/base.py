@@ -38,17 +38,32 @@ class Oracle(ABC):
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         """Return the law of every asked position given the visible tokens of its row, as log-probabilities.
 
+        Visible tokens of probability zero have no conditional law, and a sampler that unmasks several tokens at once can
+        produce them. Such a row is answered with the unconditional laws p(x_i), so that a run goes on; its `log_prob` is
+        -inf in the end. KL(p || q) does not depend on it, since it only visits sequences that p can produce.
+
         Parameters:
             canvas: (B, n) tokens and mask.
             where: (B, n) bool, a subset of the masked positions.
 
         Raises:
-            OracleError: shapes that do not fit, an asked position that is visible, visible tokens that are out of
-                range or have probability zero.
+            OracleError: shapes that do not fit, an asked position that is visible, visible tokens out of range.
         """
         self._check(canvas, where)
+        local, asked = Canvas(canvas.tokens.cpu(), canvas.masked.cpu()), where.cpu()
+        possible, logits = self._answer(local, asked)
+        if not bool(possible.all()):
+            row, position = asked.nonzero(as_tuple=True)
+            everything = self._prior[position]
+            everything[possible[row]] = logits
+            logits = everything
+        return Marginals(where, logits.to(canvas.device))
+
+    def possible(self, canvas: Canvas) -> Tensor:
+        """Return which rows show tokens that occur together at all, (B,) bool."""
+        self._check(canvas, canvas.masked)
         local = Canvas(canvas.tokens.cpu(), canvas.masked.cpu())
-        return Marginals(where, self._logits(local, where.cpu()).to(canvas.device))
+        return self._answer(local, local.masked)[0].to(canvas.device)
 
     def log_prob(self, tokens: Tensor) -> Tensor:
         """Return log p of every row of `tokens` (B, n): (B,) float64 nats, -inf where it is zero."""
@@ -124,6 +139,21 @@ class Oracle(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(length={self.length}, vocabulary={self.vocabulary})"
+
+    def _answer(self, canvas: Canvas, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows are possible, (B,), and the log-probabilities of what is asked of those."""
+        possible = torch.ones(canvas.shape[0], dtype=torch.bool)
+        while True:
+            try:
+                return possible, self._logits(canvas.rows(possible), where[possible])
+            except _ImpossibleError as found:
+                possible[possible.nonzero()[:, 0][found.rows]] = False
+
+    @cached_property
+    def _prior(self) -> Tensor:
+        """Log-probabilities log p(x_i), (n, V)."""
+        blank = Canvas.blank(1, self.length)
+        return self._logits(blank, blank.masked)
 
     @abstractmethod
     def _logits(self, canvas: Canvas, where: Tensor) -> Tensor:
@@ -206,10 +236,15 @@ class Oracle(ABC):
     def _refuse(self, impossible: Tensor) -> None:
         """Raise where a row (B,) shows tokens that have probability zero."""
         if impossible.any():
-            raise OracleError(
-                f"row {int(impossible.nonzero()[0])} shows tokens that have probability zero; "
-                "start from Canvas.blank or from tokens of sample(...)"
-            )
+            raise _ImpossibleError(impossible)
+
+
+class _ImpossibleError(Exception):
+    """Rows, from the first, that show tokens of probability zero; never leaves this module."""
+
+    def __init__(self, impossible: Tensor) -> None:
+        super().__init__()
+        self.rows = impossible.nonzero()[:, 0]
 
 
 def distributions(name: str, values: Any, shape: tuple[int, ...], *, over: int = 1) -> Tensor:

@@ -84,6 +84,15 @@ class Chain(Oracle):
         """Return the chain of order 1 with first law `initial` (V,) and steps `transition` (V, V)."""
         return cls(initial, transition, length)
 
+    @classmethod
+    def random(cls, length: int, vocabulary: int = 2, *, key: int = 0, concentration: float = 1.0) -> "Chain":
+        """Return a chain of order 1 whose first law and rows are drawn from a symmetric Dirichlet law."""
+        if vocabulary < 1 or concentration <= 0:
+            raise OracleError(f"vocabulary {vocabulary}, concentration {concentration}; expected positive numbers")
+        rows = np.random.default_rng(key).gamma(concentration, size=(vocabulary + 1, vocabulary))
+        rows /= rows.sum(1, keepdims=True)
+        return cls(torch.from_numpy(rows[0]), torch.from_numpy(rows[1:]), length)
+
     def entropy(self, *, samples: int = 1024, key: int = 0) -> Estimate:
         """Return H(X), nats; order 1: H(X_0) + sum_i H(X_i | X_{i-1}), exact."""
         if self.order > 1:

@@ -102,7 +102,7 @@ class Table(Oracle):
         return cls(sequences, torch.zeros(len(sequences), dtype=torch.float64).log_softmax(0), vocabulary)
 
     @classmethod
-    def random(cls, length: int, vocabulary: int, *, key: int, concentration: float = 1.0) -> "Table":
+    def random(cls, length: int, vocabulary: int = 2, *, key: int = 0, concentration: float = 1.0) -> "Table":
         """Return a random joint law: all `vocabulary**length` probabilities drawn from a symmetric Dirichlet law."""
         if length < 1 or vocabulary < 1 or concentration <= 0 or vocabulary**length > 1 << 24:
             raise OracleError(

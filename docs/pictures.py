@@ -1,0 +1,29 @@
+"""Draw the pictures of the README: `make pictures`."""
+
+import re
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from demask import Canvas, Parallel, Random, minimax, oracles, plots, sample
+from demask.cli.compare import measured
+from demask.cli.sample import cells_of
+
+HERE = Path(__file__).parent / "pictures"
+STEPS = (4, 8, 16, 32, 64)
+
+
+def main() -> None:
+    """Draw a canvas that is unmasked in 12 steps, and path KL against steps for English of 256 characters."""
+    HERE.mkdir(exist_ok=True)
+    text = "\n".join(topics[name] for name in sorted(topics))
+    words = " ".join(re.findall("[a-z]+", text.lower()))
+    row = oracles.fit(words, length=72, order=3, smoothing=1e-4)
+    run = sample(row, Parallel(minimax(72, 12), Random()), Canvas.blank(1, 72), key=1)
+    cells = cells_of(row)
+    plots.save(plots.canvas(run, [cells[token] for token in run.tokens[0].tolist()]), HERE / "canvas.png")
+    english = oracles.fit(text, length=256, smoothing=0.01)
+    plots.save(plots.compare(measured(english, STEPS)), HERE / "compare.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Sample English in parallel and compare schedules on it, as a user would: `make demo`.
+
+The text is the Python manual's own topics, which every Python brings along. Everything is written to out/.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+from pydoc_data.topics import topics
+from time import perf_counter
+
+from demask.cli.app import app
+from demask.plots import write
+
+OUT = Path("out")
+TEXT = OUT / "english.txt"
+COMMANDS = (
+    ["sample", "--text", f"{TEXT}", "--length", "256", "--steps", "32", "--plot", f"{OUT / 'sample.png'}"],
+    ["schedule", "--length", "256", "--steps", "32", "--plot", f"{OUT / 'schedule.png'}"],
+    [
+        *("compare", "--text", f"{TEXT}", "--length", "256", "--steps", "4,8,16,32,64"),
+        *("--csv", f"{OUT / 'compare.csv'}", "--plot", f"{OUT / 'compare.png'}"),
+    ],
+)
+
+
+def main() -> int:
+    """Write the text, run the commands, say where everything is."""
+    began = perf_counter()
+    OUT.mkdir(exist_ok=True)
+    write(TEXT, "\n".join(topics[name] for name in sorted(topics)).encode())
+    for command in COMMANDS:
+        print(f"\n$ demask {shlex.join(command)}", flush=True)
+        try:
+            app(command)
+        except SystemExit as end:
+            if end.code:
+                return int(end.code)
+    print(f"\n{perf_counter() - began:.0f} seconds; see:")
+    for name in ("sample.png", "schedule.png", "compare.png", "compare.csv"):
+        print(f"  {OUT / name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
