@@ -29,7 +29,7 @@ class Group(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run, flush, and exit with 0, 2 (what the user can fix), 130 (interrupted) or 141 (nobody reads)."""
+        """Run, flush, and exit with 0, 2 (what the user can fix), 130 (interrupted) or 1 (nobody reads)."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
@@ -39,11 +39,11 @@ class Group(TyperGroup):
         except BrokenPipeError:
             # Whoever read has gone. Python would complain again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 141
+            code = 1
         except KeyboardInterrupt:
             code = 130
         except Exception as error:
-            message = explain(error)
+            message = explain(error, sys.argv[1:] if args is None else args)
             if message is None:
                 raise
             sys.stderr.write(f"demask: {' '.join(message.splitlines())}\n")
@@ -53,7 +53,7 @@ class Group(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def explain(error: Exception) -> str | None:
+def explain(error: Exception, args: Sequence[str] = ()) -> str | None:
     """Return what to tell the user of an error that the user can mend, None for a defect of the program."""
     if isinstance(error, DemaskError):
         return str(error)
@@ -68,10 +68,24 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, MemoryError):
         return "not enough memory; a smaller --length, --markov or --rows needs less"
     if hasattr(error, "format_message"):  # an option or argument that typer refuses
-        message = error.format_message().rstrip(".")
+        message = error.format_message().rstrip(".").replace("Value error, ", "")
+        option, value = _refused(error, args)
+        if value is not None and value not in message:
+            message = f"{option} {value!r}: {message.partition(': ')[2] or message}"
         context = getattr(error, "ctx", None)
         return f"{message}; see {context.command_path if context else 'demask'} --help"
     return None
+
+
+def _refused(error: Exception, args: Sequence[str]) -> tuple[str, str | None]:
+    """Return the option that an error is about, and the value that was typed after it."""
+    for option in getattr(getattr(error, "param", None), "opts", ()):
+        for place, word in enumerate(args):
+            if word.startswith(f"{option}="):
+                return option, word.partition("=")[2]
+            if word == option and place + 1 < len(args):
+                return option, args[place + 1]
+    return "", None
 
 
 app = typer.Typer(
@@ -109,9 +123,10 @@ def sample(
     target: o.TargetOption = None,
     order: o.Order = "random",
     key: o.Key = 0,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Texts to sample at once.")] = 1,
+    rows: Annotated[int, typer.Option("--rows", callback=o.at_least(1), help="Texts to sample at once.")] = 1,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="At which tokens are drawn; 0 takes the mode.")
+        float,
+        typer.Option("--temperature", callback=o.at_least(0), help="At which tokens are drawn; 0 takes the mode."),
     ] = 1.0,
     json: o.Json = False,
     plot: o.Plot = None,
@@ -146,7 +161,7 @@ def schedule(
         float | None,
         typer.Option("--constant", help="Instead of --steps: the fewest steps whose minimax constant is at most this."),
     ] = None,
-    draw: Annotated[int, typer.Option("--draw", min=0, help="Draw the sizes of this many rows.")] = 0,
+    draw: Annotated[int, typer.Option("--draw", callback=o.at_least(0), help="Draw the sizes of this many rows.")] = 0,
     key: o.Key = 0,
     json: o.Json = False,
     plot: o.Plot = None,

@@ -69,10 +69,10 @@ class Choice:
                 "demask sample --text FILE --schedule optimal"
             )
         schedule = built(spec, "schedule", **context)
-        if self.length is not None and isinstance(schedule, Sizes) and schedule.length != self.length:
+        wanted = self.length if oracle is None else oracle.length
+        if wanted is not None and isinstance(schedule, Sizes) and schedule.length != wanted:
             raise SpecError(
-                f"--schedule {spec} is for {schedule.length} positions, --length is {self.length}; "
-                f"write --length {schedule.length}"
+                f"--schedule {spec} is for {schedule.length} positions, not for {wanted}; write --length {schedule.length}"
             )
         return schedule  # type: ignore[no-any-return]
 

@@ -198,17 +198,16 @@ def _total(value: Estimate) -> dict[str, float]:
 
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("steps", justify="right")
+    table.add_column("steps", justify="right", no_wrap=True, min_width=5)
     table.add_column("schedule", no_wrap=True)
     for name in ("path KL\nnats", "path KL\nbits/token", "guarantee\nnats", "guarantee\nbits/token", "output KL\nnats"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("best", no_wrap=True)
     for steps, group in groupby(rows, key=lambda row: row.steps):
         members = list(group)
         best, safest = (min(map(attrgetter(name), members)) for name in ("path_kl_nats", "guarantee_nats"))
         for turn, row in enumerate(members):
             wins, safe = row.path_kl_nats <= _tie(best), row.guarantee_nats <= _tie(safest)
-            notes = [note for note, holds in (("best path KL", wins), ("best guarantee", safe)) if holds]
             cells = [
                 short(row.path_kl_nats),
                 short(row.path_kl_bits_per_token),
@@ -220,7 +219,7 @@ def _table(rows: Sequence[Row]) -> Table:
                 str(steps) if turn == 0 else "",
                 row.schedule,
                 *cells,
-                ", ".join(notes),
+                {(True, True): "both", (True, False): "path KL", (False, True): "guarantee"}.get((wins, safe), ""),
                 style="bold" if wins else None,
                 end_section=turn == len(members) - 1,
             )

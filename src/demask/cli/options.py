@@ -1,10 +1,13 @@
 """The options that commands share, each written once."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from typer import Option
+from typer import CallbackParam, Option
+
+from demask.errors import SpecError
 
 MARKOV: Final = 1
 SMOOTHING: Final = 0.01
@@ -28,13 +31,20 @@ class Target(StrEnum):
     complexity = "complexity"
 
 
-_DATA, _SCHEDULE, _OUTPUT = "Data", "Schedule and order", "Output"
+def at_least(least: int) -> Callable[[CallbackParam, Any], Any]:
+    """Return what refuses a smaller number, and `nan`, by name and value."""
+
+    def check(param: CallbackParam, value: Any) -> Any:
+        if value is not None and not value >= least:
+            raise SpecError(f"{param.opts[0]} {value}: expected {least} or more")
+        return value
+
+    return check
+
 
 Text = Annotated[
     str | None,
-    Option(
-        "--text", metavar="FILE", help="Text that a Markov chain is fitted to; - reads stdin.", rich_help_panel=_DATA
-    ),
+    Option("--text", metavar="FILE", help="Text that a Markov chain is fitted to; - reads stdin."),
 ]
 Oracle = Annotated[
     str | None,
@@ -43,33 +53,28 @@ Oracle = Annotated[
         metavar="SPEC",
         help="A known distribution instead of a text: latin_square, 'shuffle(4)', 'reed_solomon(16, 8)', "
         "'table(4, 2, key=0)'.",
-        rich_help_panel=_DATA,
     ),
 ]
-UnitOption = Annotated[Unit, Option("--unit", help="What a token of the text is.", rich_help_panel=_DATA)]
+UnitOption = Annotated[Unit, Option("--unit", help="What a token of the text is.")]
 Markov = Annotated[
-    int, Option("--markov", min=1, help="How many tokens the chain's next one depends on.", rich_help_panel=_DATA)
+    int, Option("--markov", callback=at_least(1), help="How many tokens the chain's next one depends on.")
 ]
 Smoothing = Annotated[
     float,
     Option(
         "--smoothing",
-        min=0.0,
+        callback=at_least(0),
         help="Added to every count of the chain. At 0, tokens drawn in parallel may be impossible together.",
-        rich_help_panel=_DATA,
     ),
 ]
-Length = Annotated[
-    int | None, Option("--length", min=1, help=f"Positions.  [default: {LENGTH}]", rich_help_panel=_DATA)
-]
-Steps = Annotated[int | None, Option("--steps", min=1, help=f"Steps.  [default: {STEPS}]", rich_help_panel=_SCHEDULE)]
+Length = Annotated[int | None, Option("--length", callback=at_least(1), help=f"Positions.  [default: {LENGTH}]")]
+Steps = Annotated[int | None, Option("--steps", callback=at_least(1), help=f"Steps.  [default: {STEPS}]")]
 Schedule = Annotated[
     str | None,
     Option(
         "--schedule",
         metavar="SPEC",
         help="How many go at each step: uniform, cosine, 'minimax(target=\"tc\")', 'Plan((4, 2, 1, 1))'.",
-        rich_help_panel=_SCHEDULE,
     ),
 ]
 TargetOption = Annotated[
@@ -77,7 +82,6 @@ TargetOption = Annotated[
     Option(
         "--target",
         help="Short for --schedule 'minimax(target=..)', the default with both.",
-        rich_help_panel=_SCHEDULE,
     ),
 ]
 Order = Annotated[
@@ -86,14 +90,9 @@ Order = Annotated[
         "--order",
         metavar="SPEC",
         help="Which go first: random, confidence, 'blockwise(entropy, 32)'. Guarantees need random.",
-        rich_help_panel=_SCHEDULE,
     ),
 ]
-Key = Annotated[int, Option("--key", help="The seed; equal keys give equal output.", rich_help_panel=_SCHEDULE)]
-Json = Annotated[bool, Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=_OUTPUT)]
-Plot = Annotated[
-    Path | None, Option("--plot", metavar="FILE", help="Draw to a .png, .svg or .pdf file.", rich_help_panel=_OUTPUT)
-]
-Csv = Annotated[
-    Path | None, Option("--csv", metavar="FILE", help="Write all rows with full precision.", rich_help_panel=_OUTPUT)
-]
+Key = Annotated[int, Option("--key", help="The seed; equal keys give equal output.")]
+Json = Annotated[bool, Option("--json", help="Print one JSON object and nothing else.")]
+Plot = Annotated[Path | None, Option("--plot", metavar="FILE", help="Draw to a .png, .svg or .pdf file.")]
+Csv = Annotated[Path | None, Option("--csv", metavar="FILE", help="Write all rows with full precision.")]

@@ -112,3 +112,13 @@ def listed(sizes: Sequence[int], *, most: int = 20) -> str:
     if len(words) > most:
         words = [*words[: most // 2], "..", *words[-(most // 2) :]]
     return " ".join(words)
+
+
+def counted(number: float, noun: str) -> str:
+    """Return a number and its noun.
+
+    Example:
+        >>> counted(1, "step"), counted(16, "step")
+        ('1 step', '16 steps')
+    """
+    return f"{short(number)} {noun}{'' if number == 1 else 's'}"

@@ -23,7 +23,7 @@ from demask.collect import Sizes as SizesSeen
 from demask.contracts import Collector, Denoiser, Info, Order, Schedule
 from demask.curve import Curve, Estimate
 from demask.denoisers import Tempered
-from demask.errors import SpecError
+from demask.errors import OracleError, SpecError
 from demask.loop import Run, sample
 from demask.oracles import Oracle
 from demask.orders import Random
@@ -141,13 +141,17 @@ def run(
     sampler, canvas = Parallel(schedule, ranking), Canvas.blank(rows, oracle.length)
     screen = console()
     seen: list[Collector] = [SizesSeen()]
-    if screen.is_terminal and not screen.is_dumb_terminal and not as_json:
-        steps = getattr(schedule, "steps", None)
-        with Watch(screen, cells, rows, steps if isinstance(steps, int) else None) as watch:
-            result = sample(denoiser, sampler, canvas, key=key, collect=[*seen, watch])
-    else:
-        with working("sampling"):
-            result = sample(denoiser, sampler, canvas, key=key, collect=seen)
+    live = screen.is_terminal and not screen.is_dumb_terminal and not as_json
+    try:
+        with _watched(screen, cells, rows, schedule) if live else working("sampling") as watch:
+            result = sample(denoiser, sampler, canvas, key=key, collect=[*seen, *([watch] if watch else [])])
+    except OracleError as error:
+        if source.smoothing > 0:
+            raise
+        raise OracleError(
+            "tokens drawn in one step are impossible together in a chain without smoothing; write --smoothing 0.01, "
+            "or take more --steps"
+        ) from error
     texts = oracle.decode(result.tokens)
     if plot is not None:
         with working("drawing"):
@@ -163,6 +167,11 @@ def run(
     say_pairs(_pairs(result, oracle, source, schedule, ranking, claims, tc, dtc))
     if plot is not None:
         say(f"\nwrote {plot}")
+
+
+def _watched(screen: Console, cells: Sequence[str], rows: int, schedule: Schedule) -> Watch:
+    steps = getattr(schedule, "steps", None)
+    return Watch(screen, cells, rows, steps if isinstance(steps, int) else None)
 
 
 def cells_of(oracle: Oracle) -> list[str]:

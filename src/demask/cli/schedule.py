@@ -9,9 +9,9 @@ from rich.table import Table
 from demask import plots
 from demask.cli.choose import Choice
 from demask.cli.options import LENGTH
-from demask.cli.output import console, listed, say_json, short, working
+from demask.cli.output import console, counted, listed, say_json, working
 from demask.errors import PlanError, SpecError
-from demask.schedules import Plan, Sizes, Systematic, minimax
+from demask.schedules import Binomial, Plan, Sizes, Systematic, minimax
 from demask.schedules.plan import TARGETS
 
 _PLANS = 8  # of a mixture that are shown
@@ -46,7 +46,8 @@ def run(choice: Choice, *, constant: float | None, draw: int, key: int, as_json:
         say_json(_json(sizes, mixture, constants, drawn))
         return
     screen = console()
-    screen.print(f"[bold]{sizes!r}[/bold]" if screen.is_terminal else repr(sizes), soft_wrap=True)
+    screen.print(repr(sizes), style="bold", soft_wrap=True, markup=False)
+    screen.print(_heading(sizes, mixture), soft_wrap=True)
     screen.print(_plans(sizes, mixture, screen.width))
     screen.print(_constants(constants))
     if drawn:
@@ -80,30 +81,34 @@ def _steps(sizes: Sizes) -> float | int:
     return sizes.steps  # type: ignore[attr-defined, no-any-return]
 
 
-def _plans(sizes: Sizes, mixture: list[tuple[float, Plan]] | None, width: int) -> Table:
-    steps, most = short(_steps(sizes)), _words(width)
+def _heading(sizes: Sizes, mixture: list[tuple[float, Plan]] | None) -> str:
+    steps = f"{counted(sizes.length, 'position')} in {counted(_steps(sizes), 'step')}"
     if isinstance(sizes, Plan):
-        table = Table(box=box.SIMPLE_HEAD, title=f"{sizes.length} positions in {steps} steps", title_justify="left")
+        return steps
+    if mixture is None:
+        most = " at most" if isinstance(sizes, Binomial) else ""
+        return f"{steps}{most}; a mixture of too many plans to list, some draws (key 0):"
+    if len(mixture) <= _PLANS:
+        return f"{steps}; a mixture of {counted(len(mixture), 'plan')}:"
+    covered = sum(share for share, _ in mixture[:_PLANS])
+    return f"{steps}; a mixture of {len(mixture)} plans, the {_PLANS} most probable ({covered:.1%} of the draws):"
+
+
+def _plans(sizes: Sizes, mixture: list[tuple[float, Plan]] | None, width: int) -> Table:
+    most = _words(width)
+    table = Table(box=box.SIMPLE_HEAD)
+    if isinstance(sizes, Plan):
         table.add_column("sizes", overflow="fold")
         table.add_row(listed(sizes.sizes, most=3 * most))
-        return table
-    title = f"{sizes.length} positions in {steps} steps"
-    if mixture is None:
-        table = Table(
-            box=box.SIMPLE_HEAD, title=f"{title} at most, a mixture of too many plans to list", title_justify="left"
-        )
-        table.add_column("some draws (key 0)", no_wrap=True)
+    elif mixture is None:
+        table.add_column("sizes", no_wrap=True)
         for plan in sizes.draw(4, key=0):
             table.add_row(listed(plan.sizes, most=most))
-        return table
-    shown = mixture[:_PLANS]
-    covered = sum(share for share, _ in shown)
-    caption = f"the {len(shown)} most probable of {len(mixture)} plans, {covered:.1%} of the draws"
-    table = Table(box=box.SIMPLE_HEAD, title=f"{title}; {caption}", title_justify="left")
-    table.add_column("probability", justify="right")
-    table.add_column("sizes", no_wrap=True)
-    for share, plan in shown:
-        table.add_row(f"{share:.4f}", listed(plan.sizes, most=most))
+    else:
+        table.add_column("probability", justify="right")
+        table.add_column("sizes", no_wrap=True)
+        for share, plan in mixture[:_PLANS]:
+            table.add_row(f"{share:.4f}", listed(plan.sizes, most=most))
     return table
 
 

@@ -82,7 +82,7 @@ class Source:
             )
         if len(text) < self.markov + 2:
             raise OracleError(
-                f"{where}: {len(text)} {self.unit} are too few for --markov {self.markov}; "
+                f"{where} has {len(text)} of the {self.unit} that --markov {self.markov} needs; "
                 f"expected at least {self.markov + 2}"
             )
         unit = cast(Literal["characters", "bytes"], self.unit)
