@@ -36,7 +36,8 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m pytest benchmarks --benchmark-only -p no:doctest -s --override-ini='python_files=bench_*.py'
+	$(BIN)/python -m pytest benchmarks -q --benchmark-only -o addopts= -o python_files='bench_*.py' -o python_functions='bench_*' \
+		--benchmark-columns=min,median,max,rounds --benchmark-sort=name --benchmark-group-by=func -W ignore
 
 pictures: $(VENV)/.demo
 	$(BIN)/python docs/pictures.py

@@ -21,7 +21,7 @@ def main() -> None:
     run = sample(row, Parallel(minimax(72, 12), Random()), Canvas.blank(1, 72), key=1)
     cells = cells_of(row)
     plots.save(plots.canvas(run, [cells[token] for token in run.tokens[0].tolist()]), HERE / "canvas.png")
-    english = oracles.fit(text, length=256, smoothing=0.01)
+    english = oracles.fit(text, length=256)
     plots.save(plots.compare(measured(english, STEPS)), HERE / "compare.png")
 
 

@@ -4,7 +4,7 @@ A `Canvas` is a batch of rows of tokens of which some are masked. A `Marginals` 
 was asked for, one packed row of logits per asked position; every reduction is computed at most once, on demand.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import e, log2
@@ -122,11 +122,9 @@ class Marginals:
     def _peak_and_mass(self) -> tuple[Tensor, Tensor]:
         """Largest logit, and the sum of exp(logit - largest), in one pass over the logits."""
 
-        def reduce(chunk: Tensor) -> tuple[Tensor, Tensor]:
-            top = chunk.amax(-1, keepdim=True)
-            # exp2 costs half of exp on most CPUs; the scaling is fused with the subtraction.
-            powers = torch.add(top * -_LOG2_E, chunk, alpha=_LOG2_E).exp2_()
-            return top[:, 0], powers.sum(-1)
+        def reduce(chunk: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+            top, powers = _powers(chunk, 1.0, scratch)
+            return top, powers.sum(-1)
 
         top, mass = _by_chunk(self.logits, reduce)
         return top, mass
@@ -151,12 +149,14 @@ class Marginals:
     def entropy(self) -> Tensor:
         """Entropy of every row, (M,), nats."""
 
-        def reduce(chunk: Tensor) -> tuple[Tensor]:
-            shifted = chunk - chunk.amax(-1, keepdim=True)
-            floor = -800.0 if chunk.dtype == torch.float64 else -120.0  # below it exp is 0, and 0 * -inf would be nan
-            weights = shifted.exp()
-            mass = weights.sum(-1)
-            return (mass.log() - (weights * shifted.clamp_(min=floor)).sum(-1) / mass,)
+        def reduce(chunk: Tensor, scratch: Tensor) -> tuple[Tensor]:
+            top, powers = _powers(chunk, 1.0, scratch)
+            mass = powers.sum(-1)
+            floor = (
+                -800.0 if chunk.dtype == torch.float64 else -120.0
+            )  # below it powers are 0, and 0 * -inf would be nan
+            mean = powers.mul_((chunk - top[:, None]).clamp_(min=floor)).sum(-1) / mass
+            return (mass.log() - mean,)
 
         return _by_chunk(self.logits, reduce)[0]
 
@@ -182,11 +182,9 @@ class Marginals:
             return self.mode
         if not len(self.logits):
             return torch.zeros(0, dtype=torch.int64, device=self.logits.device)
-        scale = _LOG2_E / self.temperature
 
-        def reduce(chunk: Tensor, level: Tensor) -> tuple[Tensor]:
-            top = chunk.amax(-1, keepdim=True)
-            return (_invert(torch.add(top * -scale, chunk, alpha=scale).exp2_(), level),)
+        def reduce(chunk: Tensor, scratch: Tensor, level: Tensor) -> tuple[Tensor]:
+            return (_invert(_powers(chunk, self.temperature, scratch)[1], level),)
 
         return _by_chunk(self.logits, reduce, uniform)[0]
 
@@ -236,22 +234,26 @@ def _search(weights: Tensor, level: Tensor) -> Tensor:
     return torch.minimum(index, last)
 
 
+def _powers(chunk: Tensor, temperature: float, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest logit of every row, and exp((logit - largest) / temperature), written to `scratch`.
+
+    exp2 costs half of exp on most CPUs, and the scaling is fused with the subtraction.
+    """
+    top, scale = chunk.amax(-1, keepdim=True), _LOG2_E / temperature
+    powers = torch.add(top * -scale, chunk, alpha=scale, out=scratch[: len(chunk)])
+    return top[:, 0], powers.exp2_()
+
+
 def _by_chunk(logits: Tensor, reduce: Callable[..., tuple[Tensor, ...]], *extra: Tensor) -> tuple[Tensor, ...]:
-    """Apply a row-wise reduction to cache-sized groups of rows and join the answers."""
-    parts = [reduce(_wide(logits[rows]), *(x[rows] for x in extra)) for rows in _chunks(logits)]
+    """Apply a row-wise reduction to cache-sized groups of rows, sharing one scratch buffer, and join the answers."""
+    rows, width = logits.shape
+    size = max(1, rows if logits.device.type != "cpu" else min(rows, _CHUNK // max(1, width)))
+    dtype = torch.float32 if logits.dtype in (torch.float16, torch.bfloat16) else logits.dtype
+    scratch = torch.empty(size, width, dtype=dtype, device=logits.device)
+    parts = [
+        reduce(logits[start : start + size].to(dtype), scratch, *(x[start : start + size] for x in extra))
+        for start in range(0, max(rows, 1), size)
+    ]
     if len(parts) == 1:
         return parts[0]
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-
-
-def _chunks(logits: Tensor) -> Iterator[slice]:
-    rows = len(logits)
-    step = rows if logits.device.type != "cpu" else _CHUNK // max(1, logits.shape[-1])
-    step = max(1, step)
-    for start in range(0, max(rows, 1), step):
-        yield slice(start, start + step)
-
-
-def _wide(chunk: Tensor) -> Tensor:
-    """Half-precision logits are reduced in float32, a chunk at a time."""
-    return chunk.float() if chunk.dtype in (torch.float16, torch.bfloat16) else chunk

@@ -7,6 +7,7 @@ can walk through every outcome of a small problem.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import pairwise, permutations
 from math import comb, exp, log
@@ -29,11 +30,12 @@ class Keyed:
     """Chance that is a pure function of its key, its row's name, its labels and the position.
 
     Draw number p of a row is SplitMix64 of (seed of the row + p golden ratios), the seed itself a hash of the key, the
-    row's name and the labels. Good for sampling, not for cryptography.
+    row's name and the labels. Good for sampling, not for cryptography. A fork costs next to nothing until it draws.
 
     Parameters:
-        key: any integer.
+        path: 64 bits, a hash of the key and of the labels common to all rows.
         names: (B,) int64 >= 0, what each row is called; a row keeps its draws in every batch in which it has this name.
+        tags: per-row labels, each (B,) int64.
 
     Example:
         >>> seven, alone = Keyed.of(3, torch.arange(7)), Keyed.of(3, torch.tensor([5]))
@@ -43,9 +45,9 @@ class Keyed:
     Reference: Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014.
     """
 
-    shared: Tensor
-    seeds: Tensor
-    strata: Tensor
+    path: int
+    names: Tensor
+    tags: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, key: int, names: Tensor) -> "Keyed":
@@ -53,25 +55,38 @@ class Keyed:
         names = names.to(torch.int64)
         if names.ndim != 1 or bool((names < 0).any()) or bool((names >= 1 << _ROW_BITS).any()):
             raise CanvasError(f"row names {names.tolist()[:8]}; expected one integer in [0, 2**{_ROW_BITS}) per row")
-        shared = torch.tensor(_signed(int.from_bytes(blake2b(str(key).encode(), digest_size=8).digest(), "big")))
-        shared = shared.to(names.device).expand(len(names))
-        return cls(shared, _mix(shared + _GOLDEN * (names + 1)), _radical_inverse(names))
+        return cls(_salt("key", key), names)
 
     def fork(self, *labels: str | int | Tensor) -> "Keyed":
         """Independent chance under the given labels."""
-        shared, seeds = self.shared, self.seeds
+        path, tags = self.path, self.tags
         for label in labels:
-            salt = _mix(label) if isinstance(label, Tensor) else _salt(label)
-            shared, seeds = _mix(shared ^ salt), _mix(seeds ^ salt)
-        return replace(self, shared=shared, seeds=seeds)
+            if isinstance(label, Tensor):
+                path, tags = _salt(path, len(tags)), (*tags, label)
+            else:
+                path = _salt(path, label)
+        return Keyed(path, self.names, tags)
 
     def rows(self, keep: Tensor) -> "Keyed":
         """Restrict to some rows."""
-        return Keyed(self.shared[keep], self.seeds[keep], self.strata[keep])
+        return Keyed(self.path, self.names[keep], tuple(tag[keep] for tag in self.tags))
+
+    @cached_property
+    def _shared(self) -> Tensor:
+        """64 bits that rows of equal tags have in common, (B,)."""
+        shared = torch.full_like(self.names, self.path)
+        for tag in self.tags:
+            shared = _mix(shared ^ _mix(tag + _GOLDEN))
+        return shared
+
+    @cached_property
+    def _seeds(self) -> Tensor:
+        """64 bits of each row, (B,)."""
+        return _mix(_mix(self._shared + _GOLDEN * (self.names + 1)))
 
     def level(self, breaks: Tensor) -> Tensor:
         """Return a uniform number per row, rows stratified by the van der Corput sequence of their names."""
-        return (_unit(_mix(self.shared)) + self.strata) % 1.0
+        return (_unit(_mix(self._shared)) + _radical_inverse(self.names)) % 1.0
 
     def categorical(self, marginals: Marginals) -> Tensor:
         """Return one token per asked position."""
@@ -113,7 +128,7 @@ class Keyed:
     def _grid(self, where: Tensor) -> Tensor:
         """Return a uniform number per position, (B, N) float64 in [0, 1)."""
         positions = torch.arange(1, where.shape[1] + 1, device=where.device)
-        return _unit(_mix(self.seeds[:, None] + _GOLDEN * positions))
+        return _unit(_mix(self._seeds[:, None] + _GOLDEN * positions))
 
 
 @dataclass
@@ -281,9 +296,10 @@ def _signed(word: int) -> int:
     return word - (1 << 64) if word >= 1 << 63 else word
 
 
-def _salt(label: str | int) -> int:
-    """Return 64 bits that name a label; equal strings and integers differ."""
-    return _signed(int.from_bytes(blake2b(repr(label).encode(), digest_size=8).digest(), "big"))
+@lru_cache(maxsize=1 << 16)
+def _salt(*labels: str | int) -> int:
+    """Return 64 bits that name a chain of labels; equal strings and integers differ."""
+    return _signed(int.from_bytes(blake2b(repr(labels).encode(), digest_size=8).digest(), "big"))
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -305,7 +321,6 @@ def _unit(x: Tensor) -> Tensor:
 
 def _radical_inverse(names: Tensor) -> Tensor:
     """Van der Corput: the bits of a row's name mirrored at the point, so any 2^k consecutive rows fill 2^k strata."""
-    out = torch.zeros(names.shape, dtype=torch.float64, device=names.device)
-    for bit in range(_ROW_BITS):
-        out += ((names >> bit) & 1).to(torch.float64) * 2.0 ** -(bit + 1)
-    return out
+    bits = torch.arange(_ROW_BITS, device=names.device)
+    digits = ((names[:, None] >> bits) & 1).to(torch.float64)
+    return (digits * 2.0 ** -(bits + 1).to(torch.float64)).sum(1)

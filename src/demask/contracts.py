@@ -138,6 +138,15 @@ class Step:
         Blocks are runs of `size` positions of those masked at the start, counted from the left, the last one possibly
         shorter; so a prompt, left padding and gaps need no special care.
         """
+        if size not in self._blocks:
+            self._blocks[size] = self._block(size)
+        return self._blocks[size]
+
+    @cached_property
+    def _blocks(self) -> dict[int, "Step"]:
+        return {}
+
+    def _block(self, size: int) -> "Step":
         index = (self.start.cumsum(1) - 1).div(size, rounding_mode="floor")
         current = index.masked_fill(~self.canvas.masked, torch.iinfo(torch.int64).max).amin(1)
         narrowed = self.within(self.start & (index == current[:, None]))

@@ -7,7 +7,9 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from math import nan
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final
 
 from demask.errors import DemaskError
@@ -83,7 +85,7 @@ def schedule(sizes: "Sizes") -> "Figure":
         line = constant * weights(n, target)  # type: ignore[arg-type]
         label = f"{name}: {constant:.3g} ({weight})"
         below.plot(i, np.where(line <= top, line, np.nan), color=colour, linestyle=_DASHES[dash], lw=1.1, label=label)
-    below.plot(i, residual, color=_SKY, linewidth=4.5, alpha=0.75, label="R(i)", zorder=1)
+    below.plot(i, residual, color=_SKY, linewidth=3.2, alpha=0.8, label="R(i)", zorder=1)
     below.set(xlim=(0, n), ylim=(0, top), xlabel="unmasked tokens i", ylabel="mean distance to\nthe end of the step")
     below.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8.5, labelcolor=_INK)
     above.set_title(_shortened(repr(sizes)), loc="left", fontsize=10.5, color=_INK)
@@ -110,17 +112,21 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     counts = sorted({row["steps"] for row in rows})
     styles = _styles(names)
     ends: list[tuple[float, str, str, float]] = []
+    exact: list[str] = []
     for name in names:
         points = sorted((r["steps"], r["path_kl_nats"]) for r in rows if r["schedule"] == name)
-        points = [(k, kl) for k, kl in points if kl > 1e-12]  # a logarithm has no place for an exact law
-        if not points:
+        zeros = [str(k) for k, kl in points if kl <= 1e-12]  # a logarithm has no place for them
+        exact += [f"{_label(name)} at {', '.join(zeros)}"] if zeros else []
+        shown = [(k, kl) for k, kl in points if kl > 1e-12]
+        if not shown:
             continue
+        points = [(k, kl if kl > 1e-12 else nan) for k, kl in points]  # the line breaks there
         colour, dash, marker, width = styles[name]
         axes.plot(
             *zip(*points, strict=True), color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=width,
             markeredgewidth=0,
         )  # fmt: skip
-        ends.append((points[-1][1], _label(name), colour, points[-1][0]))
+        ends.append((shown[-1][1], _label(name), colour, shown[-1][0]))
     bound = 'minimax(target="both")'
     points = sorted((r["steps"], r["guarantee_nats"]) for r in rows if r["schedule"] == bound)
     points = [(k, kl) for k, kl in points if kl > 1e-12]
@@ -136,6 +142,9 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
+    if exact:
+        note = fill(f"0, below the axis: {'; '.join(exact)}", 104)
+        axes.set_title(note, loc="left", fontsize=8.5, color=_INK)
     _quiet(axes)
     _name_ends(axes, ends)
     return figure

@@ -13,6 +13,10 @@ class AcceptAll:
     """Draw a token for every chosen position and keep it.
 
     Law: EXACT, it keeps what was drawn.   Cost: no extra NFE; one draw per chosen position.
+
+    Example:
+        >>> AcceptAll().law
+        <Law.EXACT: "the model's own joint law">
     """
 
     law: ClassVar[Law] = Law.EXACT

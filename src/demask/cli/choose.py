@@ -53,8 +53,8 @@ class Choice:
         spec = self.spec
         calls = list(_calls(spec))
         names = {name for name, _ in calls}
-        settled = {option for _, options in calls for option in options}
-        if self.steps is not None and ("steps" in settled or not names.isdisjoint({"plan", "systematic"})):
+        options = {option for _, given in calls for option in given}
+        if self.steps is not None and settles_steps(spec):
             raise SpecError(
                 f"--steps {self.steps} and --schedule {spec}, which says its steps itself: give one of them"
             )
@@ -63,7 +63,7 @@ class Choice:
             context["length"] = LENGTH if self.length is None else self.length
         if oracle is not None:
             context |= knowledge.context(oracle, names)
-        elif "optimal" in names and "curve" not in settled:
+        elif "optimal" in names and "curve" not in options:
             raise SpecError(
                 f"--schedule {spec} needs a curve; write optimal(curve=(Z_0, Z_1, ..)), or "
                 "demask sample --text FILE --schedule optimal"
@@ -94,6 +94,16 @@ def built(spec: str, kind: str, **context: Any) -> Any:
 def build_order(spec: str) -> Order:
     """Return the order that a specification describes."""
     return built(spec, "order")  # type: ignore[no-any-return]
+
+
+def settles_steps(spec: str) -> bool:
+    """Return whether a specification says its number of steps itself.
+
+    Example:
+        >>> settles_steps("Plan((4, 2))"), settles_steps("uniform(steps=4)"), settles_steps("uniform")
+        (True, True, False)
+    """
+    return any("steps" in options or name in ("plan", "systematic") for name, options in _calls(spec))
 
 
 def _calls(spec: str) -> Iterator[tuple[str, list[str]]]:

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from demask import plots
-from demask.cli.choose import Choice
+from demask.cli.choose import Choice, settles_steps
 from demask.cli.knowledge import at_most, known_dtc, must_know_curve
 from demask.cli.output import bits, console, estimated, progress, say_json, short, working
 from demask.cli.source import Source
@@ -52,7 +52,7 @@ class Row:
 
     Parameters:
         schedule: its specification.
-        steps: K, as asked.
+        steps: K, as asked, or as the schedule says itself.
         path_kl_nats: expected path KL on the curve.
         path_kl_bits_per_token: the same per position.
         guarantee_nats: the largest path KL over all distributions with the same TC and DTC.
@@ -88,9 +88,8 @@ def run(
         oracle = source.open()
         curve = must_know_curve(oracle)
         tc, dtc, entropy = oracle.tc(), _dtc(oracle, curve), oracle.entropy()
-    cases = [(spec, count) for count in counts for spec in specs]
     measure = partial(_row, oracle=oracle, curve=curve, tc=at_most(tc), dtc=at_most(dtc))
-    rows = [measure(*case) for case in progress(cases, "comparing")]
+    rows = sorted((measure(*case) for case in progress(_cases(specs, counts), "comparing")), key=attrgetter("steps"))
     if csv_file is not None:
         plots.write(csv_file, as_csv(rows).encode())
     if plot is not None:
@@ -124,7 +123,7 @@ def measured(oracle: Oracle, steps: Sequence[int], *, specs: Sequence[str] = SPE
     curve = must_know_curve(oracle)
     tc, dtc = at_most(oracle.tc()), at_most(_dtc(oracle, curve))
     measure = partial(_row, oracle=oracle, curve=curve, tc=tc, dtc=dtc)
-    return [asdict(measure(spec, count)) for count in steps for spec in specs]
+    return [asdict(measure(*case)) for case in _cases(specs, steps)]
 
 
 def parse_steps(text: str) -> list[int]:
@@ -171,13 +170,19 @@ def _dtc(oracle: Oracle, curve: Curve) -> Estimate:
     return curve.dtc if dtc is None else dtc
 
 
-def _row(spec: str, steps: int, *, oracle: Oracle, curve: Curve, tc: float, dtc: float) -> Row:
+def _cases(specs: Sequence[str], counts: Sequence[int]) -> list[tuple[str, int | None]]:
+    """Return every schedule with every number of steps, or once if it says its steps itself."""
+    own = [spec for spec in specs if settles_steps(spec)]
+    return [(spec, count) for count in counts for spec in specs if spec not in own] + [(spec, None) for spec in own]
+
+
+def _row(spec: str, steps: int | None, *, oracle: Oracle, curve: Curve, tc: float, dtc: float) -> Row:
     sizes = Choice(spec, None, steps, oracle.length).open(oracle)
     if not isinstance(sizes, Sizes):
         raise SpecError(f"{spec} does not fix the law of its sizes beforehand, so it has no exact cost; leave it out")
     path, bound = sizes.cost(curve), sizes.guarantee(tc=tc, dtc=dtc)
-    n = oracle.length
-    return Row(spec, steps, path, bits(path, n), bound, bits(bound, n), _output_kl(oracle, sizes))
+    n, taken = oracle.length, getattr(sizes, "steps", oracle.length) if steps is None else steps
+    return Row(spec, taken, path, bits(path, n), bound, bits(bound, n), _output_kl(oracle, sizes))
 
 
 def _output_kl(oracle: Oracle, sizes: Sizes) -> float | None:

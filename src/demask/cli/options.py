@@ -10,7 +10,7 @@ from typer import CallbackParam, Option
 from demask.errors import SpecError
 
 MARKOV: Final = 1
-SMOOTHING: Final = 0.01
+SMOOTHING: Final = 0.0
 LENGTH: Final = 256
 STEPS: Final = 16
 
@@ -64,7 +64,7 @@ Smoothing = Annotated[
     Option(
         "--smoothing",
         callback=at_least(0),
-        help="Added to every count of the chain. At 0, tokens drawn in parallel may be impossible together.",
+        help="Added to every count of the chain.",
     ),
 ]
 Length = Annotated[int | None, Option("--length", callback=at_least(1), help=f"Positions.  [default: {LENGTH}]")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from math import inf
 from pathlib import Path
 from time import sleep
@@ -23,7 +24,7 @@ from demask.collect import Sizes as SizesSeen
 from demask.contracts import Collector, Denoiser, Info, Order, Schedule
 from demask.curve import Curve, Estimate
 from demask.denoisers import Tempered
-from demask.errors import OracleError, SpecError
+from demask.errors import SpecError
 from demask.loop import Run, sample
 from demask.oracles import Oracle
 from demask.orders import Random
@@ -31,9 +32,10 @@ from demask.samplers import Parallel
 from demask.schedules import Sizes
 from demask.schedules.plan import Target
 
-_SHOW = 1.8  # seconds that all pauses take together
+_SHOW = 1.5  # seconds that all pauses take together
 _PAUSE = 0.12  # the longest one
 _MASK = "·"
+_FRESH = "not dim bold black on green"
 _TARGETS: tuple[tuple[Target, str], ...] = (("tc", "TC"), ("dtc", "DTC"), ("both", "min(TC, DTC)"))
 
 
@@ -81,21 +83,17 @@ class Watch:
         tokens, masked, fresh = (x[0].tolist() for x in (info.canvas.tokens, info.canvas.masked, info.kept))
         width = max(8, self.console.width - 1)
         lines = -(-len(tokens) // width)
-        if lines > self.console.height - 3:  # the part that is being worked on need not be at the top: show what fits
+        if lines > self.console.height - 3:  # show what fits
             tokens = tokens[: width * max(1, self.console.height - 4)]
         total = "" if self.steps is None else f" of {self.steps}"
         of = "" if self.rows == 1 else f", row 1 of {self.rows}"
         done = len(masked) - sum(masked)
         picture = Text(f"step {self._turn}{total}, {done} of {len(masked)} tokens{of}\n", style="dim", no_wrap=True)
-        for place, token in enumerate(tokens):
-            if place % width == 0:
-                picture.append("\n")
-            if masked[place]:
-                picture.append(_MASK, style="dim")
-            elif fresh[place]:
-                picture.append(self.cells[token], style="not dim bold black on green")
-            else:
-                picture.append(self.cells[token], style="not dim")
+        styles = ["dim" if m else _FRESH if f else "not dim" for m, f in zip(masked, fresh, strict=True)]
+        for begin in range(0, len(tokens), width):
+            picture.append("\n")
+            for style, run in groupby(range(begin, min(begin + width, len(tokens))), key=styles.__getitem__):
+                picture.append("".join(_MASK if masked[i] else self.cells[tokens[i]] for i in run), style=style)
         return picture
 
 
@@ -142,16 +140,8 @@ def run(
     screen = console()
     seen: list[Collector] = [SizesSeen()]
     live = screen.is_terminal and not screen.is_dumb_terminal and not as_json
-    try:
-        with _watched(screen, cells, rows, schedule) if live else working("sampling") as watch:
-            result = sample(denoiser, sampler, canvas, key=key, collect=[*seen, *([watch] if watch else [])])
-    except OracleError as error:
-        if source.smoothing > 0:
-            raise
-        raise OracleError(
-            "tokens drawn in one step are impossible together in a chain without smoothing; write --smoothing 0.01, "
-            "or take more --steps"
-        ) from error
+    with _watched(screen, cells, rows, schedule) if live else working("sampling") as watch:
+        result = sample(denoiser, sampler, canvas, key=key, collect=[*seen, *([watch] if watch else [])])
     texts = oracle.decode(result.tokens)
     if plot is not None:
         with working("drawing"):

@@ -113,6 +113,11 @@ class Factor:
     Raises:
         OrderError: another kind of score, or a factor that is not > 0.
 
+    Example:
+        >>> from demask.orders import Confidence
+        >>> Factor(Blockwise(Confidence(), 32), 1.0)
+        Factor(Blockwise(Confidence(of='mode'), 32), 1.0)
+
     Reference: Wu et al., Fast-dLLM, 2025, arXiv 2505.22618, section 3.3.
     """
 
@@ -210,6 +215,11 @@ class Noisy:
 
     Raises:
         OrderError: a temperature that is not > 0.
+
+    Example:
+        >>> from demask.orders import Entropy
+        >>> Noisy(Entropy(), 0.5)
+        Noisy(Entropy(), 0.5)
     """
 
     inner: Order

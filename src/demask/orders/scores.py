@@ -44,6 +44,11 @@ class LeftToRight:
     score_i = -i.
 
     Law: FACTORISED.   Cost: no extra NFE, and only the chosen rows are asked for.
+
+    Example:
+        >>> from demask import Canvas, Parallel, oracles, sample, uniform
+        >>> sample(oracles.parity(4), Parallel(uniform(4, 4), LeftToRight()), Canvas.blank(1, 4), key=0).when
+        tensor([[0, 1, 2, 3]])
     """
 
     law: ClassVar[Law] = Law.FACTORISED
@@ -104,6 +109,10 @@ class Margin:
 
     Law: FACTORISED.   Cost: no extra NFE; O(M V).
 
+    Example:
+        >>> Margin().unit
+        'probability'
+
     Reference: Kim et al., Train for the worst, plan for the best, 2025, arXiv 2502.06768.
     """
 
@@ -123,6 +132,10 @@ class Entropy:
     score_i = -H(x_i | visible), nats.
 
     Law: FACTORISED.   Cost: no extra NFE; O(M V).
+
+    Example:
+        >>> Entropy().law
+        <Law.FACTORISED: 'honest conditionals, drawn independently within a step'>
 
     Reference: Ye et al., Dream, 2025, arXiv 2508.15487.
     """

@@ -327,6 +327,11 @@ class Unlimited:
     """As many as the order lets through.
 
     For orders that decide how many by themselves: `Threshold`, `Factor`, `EntropyBudget`.
+
+    Example:
+        >>> scores = torch.tensor([[0.5, -torch.inf, 0.1]])
+        >>> Unlimited().count(None, scores)
+        tensor([2])
     """
 
     def count(self, step: Step, scores: Tensor) -> Tensor:
