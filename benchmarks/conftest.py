@@ -1,7 +1,6 @@
 """Print each benchmark's ratios below the timings: machines are noisy, ratios measured in one run are not."""
 
 
-
 def pytest_terminal_summary(terminalreporter, config):
     session = getattr(config, "_benchmarksession", None)
     for bench in getattr(session, "benchmarks", []):

@@ -13,7 +13,7 @@ import typer
 
 import demask
 from demask.cli.app import app
-from demask.plots import write
+from demask.files import write
 
 HERE = Path(__file__).parent
 WIDTH = 100

@@ -10,7 +10,7 @@ from pydoc_data.topics import topics
 from time import perf_counter
 
 from demask.cli.app import app
-from demask.plots import write
+from demask.files import write
 
 OUT = Path("out")
 TEXT = OUT / "english.txt"

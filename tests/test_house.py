@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "demask"
 # Each may import only those above it.
 LAYERS = [
-    "errors", "canvas", "curve", "contracts", "chance", "schedules", "orders", "verifiers", "loop", "collect",
+    "errors", "files", "canvas", "curve", "contracts", "chance", "schedules", "orders", "verifiers", "loop", "collect",
     "samplers", "oracles", "denoisers", "information", "registry", "testing", "plots", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from demask import Canvas, DemaskError, Parallel, Random, binomial, minimax, oracles, plots, sample, uniform
+from demask import Canvas, DemaskError, Parallel, Random, binomial, files, minimax, oracles, plots, sample, uniform
 from demask.cli.compare import measured
 
 SIGNATURES = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -97,9 +97,9 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch, error
 
     monkeypatch.setattr(os, call, fails)
     with pytest.raises(type(error)):
-        plots.write(path, b"after")
+        files.write(path, b"after")
     with pytest.raises(type(error)):
-        plots.write(tmp_path / "new.csv", b"after")
+        files.write(tmp_path / "new.csv", b"after")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -117,9 +117,9 @@ def test_permissions_and_links_are_kept(tmp_path):
     path.write_bytes(b"before")
     path.chmod(0o640)
     link.symlink_to(path)
-    plots.write(link, b"after")
+    files.write(link, b"after")
     assert link.is_symlink()
     assert path.read_bytes() == b"after"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    plots.write(os.devnull, b"anything")
+    files.write(os.devnull, b"anything")
     assert not os.path.isfile(os.devnull)

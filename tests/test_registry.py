@@ -44,6 +44,8 @@ def test_context_fills_in():
     assert build("uniform(steps=2)", "schedule", steps=4, length=16).sizes == (8, 8)
     assert build("left_to_right", "order") == build("LeftToRight()", "order") == orders.LeftToRight()
     assert isinstance(build("parallel(uniform(steps=2), random)", "sampler"), Parallel)
+    blocks = build("PerBlock(uniform(steps=2), 4)", "schedule", steps=4, length=16)
+    assert repr(blocks) == "PerBlock(uniform(steps=2), 4)"
     assert build("latin_square", "oracle").length == 16
     assert build("shuffle(3)", "oracle").length == 3
 

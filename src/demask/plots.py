@@ -1,10 +1,8 @@
-"""Pictures of schedules, comparisons and canvases, and files that are written whole or not at all.
+"""Pictures of schedules, comparisons and canvases.
 
 Figures are matplotlib's, made without its global state; it is imported when the first one is made.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from math import nan
@@ -13,6 +11,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final
 
 from demask.errors import DemaskError
+from demask.files import check_folder, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,55 +192,6 @@ def check(path: str | Path) -> None:
         raise DemaskError(f"{path} ends in {path.suffix or 'nothing'!r}; pictures end in {', '.join(SUFFIXES)}")
     check_folder(path)
     _matplotlib()
-
-
-def check_folder(path: str | Path) -> None:
-    """Raise DemaskError if no file can be put at `path`: the folder is missing or locked, or it is a folder."""
-    path = Path(path)
-    folder = path.resolve().parent
-    if path.is_dir():
-        raise DemaskError(f"{path} is a folder; name a file inside it")
-    if not folder.is_dir():
-        raise DemaskError(f"{path}: there is no folder {folder}; make it first: mkdir -p {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise DemaskError(f"{path}: the folder {folder} is not writable; choose another place")
-
-
-def write(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all: to a temporary file beside it, which then takes its name.
-
-    Symbolic links are followed, an existing file keeps its permissions, and a device or pipe is written to as it is.
-
-    Raises:
-        DemaskError: no such folder.
-        OSError: the device refuses; what was there before is untouched.
-    """
-    check_folder(path)
-    path = Path(path).resolve()
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask())
-        os.replace(name, path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        error.filename = str(path)  # the temporary name means nothing to the user
-        raise
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _matplotlib() -> None:

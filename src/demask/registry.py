@@ -123,6 +123,8 @@ def _object(node: ast.expr, kind: str, context: Mapping[str, Any], text: str) ->
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         if any(keyword.arg is None for keyword in node.keywords):
             raise SpecError(f"{text!r} unpacks a mapping; write every option by name")
+        if _entry(node.func.id, kind) is schedules.PerBlock:  # the length is that of a block, which the row decides
+            context = {name: value for name, value in context.items() if name != "length"}
         positional = [_value(argument, context, text) for argument in node.args]
         options = {keyword.arg: _value(keyword.value, context, text) for keyword in node.keywords if keyword.arg}
         return _call(_entry(node.func.id, kind), positional, options, kind, context)

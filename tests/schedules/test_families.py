@@ -301,16 +301,38 @@ def test_optimal_refuses_a_rising_curve():
         optimal([1.0, 0.5], 0)
 
 
-def test_guarantee_is_the_worst_case():
-    """The linear program of the guarantee, against the dual by a fine search over its one free number."""
-    for plan in (uniform(40, 6), minimax(40, 6, target="dtc"), cosine(40, 6)):
-        for tc, dtc in ((1.0, 1.0), (0.3, 2.0), (5.0, 0.01)):
-            r, i = plan.residual(), np.arange(1, 40)
-            dual = min(np.max(r / ((1 - s) * (40 - i) / tc + s * i / dtc)) for s in np.linspace(0, 1, 20001))
-            assert plan.guarantee(tc=tc, dtc=dtc) == pytest.approx(dual, rel=1e-3)
-            assert plan.guarantee(tc=tc, dtc=dtc) <= min(plan.constant("tc") * tc, plan.constant("dtc") * dtc) + 1e-9
+def primal(sizes, tc, dtc):
+    """The largest sum of delta R with both totals: a linear program over the increments themselves."""
+    from scipy.optimize import linprog
+
+    n, i = sizes.length, np.arange(1, sizes.length)
+    answer = linprog(-sizes.residual(), A_ub=np.stack(((n - i) / tc, i / dtc)), b_ub=[1, 1], method="highs")
+    return -answer.fun
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(2, 40), st.integers(1, 40), st.floats(0.01, 50), st.floats(0.01, 50), st.sampled_from(sorted(FIXED)))
+def test_guarantee_is_the_worst_case(n, k, tc, dtc, name):
+    for sizes in (FIXED[name](n, k), minimax(n, k, target="dtc")):
+        bound = sizes.guarantee(tc=tc, dtc=dtc)
+        assert bound == pytest.approx(primal(sizes, tc, dtc), rel=1e-6, abs=1e-12)
+        assert bound <= min(sizes.constant("tc") * tc, sizes.constant("dtc") * dtc) * (1 + 1e-12)
+
+
+def test_guarantee_of_both_is_its_constant():
     both = minimax(40, 6, target="both")
     assert both.guarantee(tc=2.0, dtc=3.0) == pytest.approx(2 * both.constant("both"), rel=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=12), st.integers(2, 6))
+def test_guarantee_is_never_below_the_cost(increments, k):
+    """Not even by rounding, on the very curve whose totals it is given."""
+    curve = Curve(np.cumsum(increments[::-1])[::-1])
+    tc, dtc = float(curve.tc), float(curve.dtc)
+    if tc > 1e-6 and dtc > 1e-6:
+        for sizes in (uniform(len(curve), k), two_number(len(curve), k, tc=tc, dtc=dtc), minimax(len(curve), k)):
+            assert sizes.guarantee(tc=tc, dtc=dtc) >= sizes.cost(curve) - 1e-12 * curve.tc
 
 
 def test_guarantee_bad_input():

@@ -13,7 +13,7 @@ from typing import Any, Final
 from rich import box
 from rich.table import Table
 
-from demask import plots
+from demask import files, plots
 from demask.cli.choose import Choice, settles_steps
 from demask.cli.knowledge import at_most, known_dtc, must_know_curve
 from demask.cli.output import bits, console, estimated, progress, say_json, short, working
@@ -83,7 +83,7 @@ def run(
     if plot is not None:
         plots.check(plot)
     if csv_file is not None:
-        plots.check_folder(csv_file)
+        files.check_folder(csv_file)
     with working("measuring the distribution"):
         oracle = source.open()
         curve = must_know_curve(oracle)
@@ -91,7 +91,7 @@ def run(
     measure = partial(_row, oracle=oracle, curve=curve, tc=at_most(tc), dtc=at_most(dtc))
     rows = sorted((measure(*case) for case in progress(_cases(specs, counts), "comparing")), key=attrgetter("steps"))
     if csv_file is not None:
-        plots.write(csv_file, as_csv(rows).encode())
+        files.write(csv_file, as_csv(rows).encode())
     if plot is not None:
         with working("drawing"):
             plots.save(plots.compare([asdict(row) for row in rows]), plot)

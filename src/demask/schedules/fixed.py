@@ -156,7 +156,11 @@ class Binomial(Sizes):
         return np.append(1.0 - masked, 1.0)
 
     def residual(self) -> Floats:
-        """R(i) = sum_k E[(C_k - i)_+ ; C_{k-1} < i] with C_k the tokens unmasked by step k; O(K n^2)."""
+        """R(i) = sum_k E[(C_k - i)_+ ; C_{k-1} < i] with C_k the tokens unmasked by step k; O(K n^2), once."""
+        return self._residual
+
+    @cached_property
+    def _residual(self) -> Floats:
         n = self.length
         count = np.arange(n + 1)
         out = np.zeros(n - 1)
@@ -171,6 +175,7 @@ class Binomial(Sizes):
             for i in range(1, n):
                 c = count[:i]
                 out[i - 1] += begin[:i] @ excess[c, i - c]
+        out.setflags(write=False)
         return out
 
     def boundary(self, done: Ints, chance: Chance) -> Ints:

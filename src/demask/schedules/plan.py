@@ -148,7 +148,8 @@ class Sizes(ABC):
     def guarantee(self, *, tc: float = np.inf, dtc: float = np.inf) -> float:
         """Return the largest expected KL over all distributions with at most these totals, nats.
 
-        The linear program max sum_i delta_i R(i) over delta >= 0, sum_i delta_i (n - i) <= tc, sum_i delta_i i <= dtc.
+        The linear program max sum_i delta_i R(i) over delta >= 0, sum_i delta_i (n - i) <= tc, sum_i delta_i i <= dtc, by
+        its dual, so that rounding can only make the bound larger.
 
         Example:
             >>> Plan((2, 2, 2, 2)).guarantee(tc=0.5)
@@ -167,14 +168,12 @@ class Sizes(ABC):
             return self.constant("tc") * tc
         if not np.isfinite(tc):
             return self.constant("dtc") * dtc
-        from scipy.optimize import linprog
-
-        i = np.arange(1, self.length)
-        rows = np.stack(
-            ((self.length - i) / tc, i / dtc)
-        )  # in units of the totals, so that the solver sees numbers near 1
-        answer = linprog(-self.residual(), A_ub=rows, b_ub=np.ones(2), method="highs")
-        return float(-answer.fun)
+        residual, i = self.residual(), np.arange(1, self.length)
+        tight = residual > 0
+        if not tight.any():
+            return 0.0
+        forward = (self.length - i[tight]) / tc / residual[tight]
+        return 1.0 / _highest(forward, i[tight] / dtc / residual[tight])
 
     def cost(self, curve: Curve | Sequence[float]) -> float:
         """Return sum_i delta_i R(i), nats: the expected path KL on a known curve.
@@ -349,6 +348,24 @@ def check(length: int, steps: int) -> None:
 def origin(chance: Chance) -> Chance:
     """Return the chance that sizes are drawn from, given that of the run."""
     return chance.fork("sizes")
+
+
+def _highest(left: Floats, right: Floats) -> float:
+    """Return max over s in [0, 1] of min_i (1 - s) left_i + s right_i: the top of a concave line of finitely many pieces."""
+    low, high = int(np.argmin(left)), int(np.argmin(right))  # the pieces at either end
+    best = float(max(left[low], right[high]))
+    for _ in range(len(left)):
+        rise, fall = right[low] - left[low], right[high] - left[high]
+        if rise <= 0 or fall >= 0:  # already falling at s = 0, or still rising at s = 1: the end is the top
+            return float(left[low] if rise <= 0 else right[high])
+        s = (left[high] - left[low]) / (rise - fall)  # where the two pieces cross
+        values = (1 - s) * left + s * right
+        piece = int(np.argmin(values))
+        best = max(best, float(values[piece]))
+        if values[piece] >= values[low] * (1 - 1e-15):
+            break
+        low, high = (piece, high) if right[piece] > left[piece] else (low, piece)
+    return best
 
 
 def _count(step: Step, plan: Callable[[int], Sizes]) -> Tensor:
