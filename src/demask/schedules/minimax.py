@@ -56,7 +56,8 @@ class _Minimax:
     def __call__(self, length: int, steps: int, *, target: Target = "both") -> Systematic:
         """Solve for `length` positions and `steps` steps."""
         check(length, steps)
-        return _solve(int(length), int(steps), target if isinstance(target, str) else tuple(target))
+        named = target if isinstance(target, str) else tuple(weights(length, target).tolist())
+        return _solve(int(length), int(steps), named)
 
     def steps_for(self, length: int, constant: float, *, target: Target = "both") -> int:
         """Return the fewest steps whose minimax constant is at most `constant`.

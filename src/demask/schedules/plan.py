@@ -52,7 +52,10 @@ def weights(length: int, target: Target) -> Floats:
             case "complexity":
                 return i * (length - i) / length
         raise PlanError(f"target {target!r}; expected one of {', '.join(TARGETS)}, or {length - 1} positive weights")
-    given = np.asarray(target, dtype=np.float64)
+    try:
+        given = np.asarray(target, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise PlanError(f"target {target!r}; expected one of {', '.join(TARGETS)}, or {length - 1} numbers") from error
     if given.shape != (length - 1,):
         raise PlanError(f"{given.size} weights for length {length}; expected one per boundary, {length - 1}")
     bad = np.flatnonzero(~(np.isfinite(given) & (given > 0)))
