@@ -136,7 +136,7 @@ def _value(node: ast.expr, context: Mapping[str, Any], text: str) -> Any:
     if isinstance(node, ast.Name | ast.Call):
         name = node.id if isinstance(node, ast.Name) else ast.unparse(node.func)
         for kind, entries in KINDS.items():
-            if _plain(name) in map(_plain, entries):
+            if plain(name) in map(plain, entries):
                 return _object(node, kind, context, text)
         if name in ("inf", "nan"):
             return float(name)
@@ -152,7 +152,7 @@ def _entry(name: str, kind: str) -> Entry:
     if kind not in KINDS:
         raise SpecError(f"kind {kind!r}; expected one of {', '.join(KINDS)}")
     for known, entry in KINDS[kind].items():
-        if _plain(known) == _plain(name):
+        if plain(known) == plain(name):
             return entry
     raise SpecError(f"no {kind} is called {name!r}; there are: {', '.join(names(kind))}")
 
@@ -184,7 +184,8 @@ def _call(entry: Entry, positional: list[Any], options: dict[str, Any], kind: st
     return entry(*positional, **options)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a name as it is compared: without case, underscores and dashes."""
     return name.replace("_", "").replace("-", "").lower()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from demask.information import law
-from demask.oracles import Table, reed_solomon
+from demask.oracles import Chain, Table, reed_solomon
 from demask.orders import Confidence, Entropy, LeftToRight, Margin, Noisy, Random
 from demask.samplers import Parallel
 from demask.schedules import PerRow, Plan, Systematic, Unlimited, binomial, minimax, sequential, uniform

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linprog
+from scipy.optimize import brentq, linprog
 from scipy.special import digamma
 
 from demask.errors import PlanError
@@ -172,6 +172,19 @@ def test_bounds(n, k):
     rho, c0 = (n - 1) / (k - 1), 0.5772156649015329 - 0.5
     assert a <= (np.log(1 + rho * (2 * np.log(1 + rho) + c0)) + c0) / (2 * (k - 1))
     assert a <= np.sum(1 / np.arange(1, n)) / (2 * (k - 1))
+
+    def u_sum(a):
+        x = a * np.arange(1, n)
+        f = np.floor(2 * x) + 1
+        return np.sum(2 * (f - x) / (f * (f + 1)))
+
+    u_bound = brentq(lambda a: u_sum(a) - (k - 1), 1e-9, 1e3)
+    assert a <= u_bound + 1e-12
+    if 16 <= k <= n / 4:
+        assert u_bound <= 1.123 * a
+    b_bound = lambda x: np.expm1(x) / x - 1  # noqa: E731
+    root = brentq(lambda x: x * (k - 1) - np.log1p((n - 1) / (1 + 1 / (4 * b_bound(x)))), 1e-9, 60)
+    assert b <= b_bound(root) + 1e-12
     for target in TARGETS:
         w = weights(n, target)
         best = minimax(n, k, target=target).constant(target)

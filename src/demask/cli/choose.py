@@ -10,7 +10,7 @@ from demask.cli.options import LENGTH, STEPS
 from demask.contracts import Order, Schedule
 from demask.errors import DemaskError, SpecError
 from demask.oracles import Oracle
-from demask.registry import build
+from demask.registry import build, plain
 from demask.schedules import Sizes
 
 
@@ -58,9 +58,10 @@ class Choice:
             raise SpecError(
                 f"--steps {self.steps} and --schedule {spec}, which says its steps itself: give one of them"
             )
-        context: dict[str, Any] = {"steps": STEPS if self.steps is None else self.steps}
-        if "perblock" not in names:  # whose inner schedule is for blocks, not for the whole length
-            context["length"] = LENGTH if self.length is None else self.length
+        context: dict[str, Any] = {
+            "steps": STEPS if self.steps is None else self.steps,
+            "length": LENGTH if self.length is None else self.length,
+        }
         if oracle is not None:
             context |= knowledge.context(oracle, names)
         elif "optimal" in names and "curve" not in options:
@@ -114,13 +115,9 @@ def _calls(spec: str) -> Iterator[tuple[str, list[str]]]:
         return  # `build` says what is wrong
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
-            yield _plain(node.id), []
+            yield plain(node.id), []
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             options = [keyword.arg for keyword in node.keywords if keyword.arg is not None]
-            name = _plain(node.func.id)
+            name = plain(node.func.id)
             families = len(node.args) > 1 and name not in ("perblock", "plan", "systematic")
             yield name, [*options, "steps"] if families else options
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", "").lower()

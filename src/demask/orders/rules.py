@@ -1,7 +1,7 @@
 """Rules: orders around orders, which say what may not go at this step."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -10,8 +10,32 @@ from demask.contracts import Law, Order, Step
 from demask.errors import OrderError
 
 
-@dataclass(frozen=True)
-class Blockwise:
+@dataclass(frozen=True, repr=False)
+class Rule(ABC):
+    """An order around an inner order, whose law it keeps: what it adds depends on no token's own draw."""
+
+    inner: Order
+
+    @property
+    def law(self) -> Law:
+        """The inner order's."""
+        return self.inner.law
+
+    @property
+    def unit(self) -> str:
+        """The inner order's, unless the rule changes the scores."""
+        return self.inner.unit
+
+    @abstractmethod
+    def score(self, step: Step) -> Tensor:
+        """Return the inner scores, -inf for what may not go."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(repr(getattr(self, field.name)) for field in fields(self))})"
+
+
+@dataclass(frozen=True, repr=False)
+class Blockwise(Rule):
     """Finish one block of `size` positions before the next, from the left.
 
     Blocks are counted over the positions masked at the start, so prompts and gaps need no care and lengths need not
@@ -27,33 +51,19 @@ class Blockwise:
     Reference: Nie et al., LLaDA, 2025, arXiv 2502.09992 (semi-autoregressive remasking).
     """
 
-    inner: Order
     size: int
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size < 1:
             raise OrderError(f"a block of {self.size!r} positions; expected an integer >= 1")
 
-    @property
-    def law(self) -> Law:
-        """The inner order's."""
-        return self.inner.law
-
-    @property
-    def unit(self) -> str:
-        """The inner order's."""
-        return self.inner.unit
-
     def score(self, step: Step) -> Tensor:
         """Return the inner scores within the block, -inf elsewhere."""
         return self.inner.score(step.block(self.size))
 
-    def __repr__(self) -> str:
-        return f"Blockwise({self.inner!r}, {self.size})"
 
-
-@dataclass(frozen=True)
-class Threshold:
+@dataclass(frozen=True, repr=False)
+class Threshold(Rule):
     """Let through the positions of probability at least `least`, and always the best one.
 
     With `Unlimited()` as schedule all of them go at once.
@@ -75,31 +85,21 @@ class Threshold:
     Reference: Wu et al., Fast-dLLM, 2025, arXiv 2505.22618.
     """
 
-    inner: Order
     least: float
-    unit: ClassVar[str] = "log-probability"
 
     def __post_init__(self) -> None:
         _needs_probability(self, self.inner)
         if not 0 < self.least <= 1:
             raise OrderError(f"a threshold of {self.least}; expected a probability in (0, 1], such as 0.9")
 
-    @property
-    def law(self) -> Law:
-        """The inner order's."""
-        return self.inner.law
-
     def score(self, step: Step) -> Tensor:
         """Return the inner scores, -inf where the probability is too small."""
         scores = self.inner.score(step)
         return scores.masked_fill((scores.exp() < self.least) & ~_best(scores), -torch.inf)
 
-    def __repr__(self) -> str:
-        return f"Threshold({self.inner!r}, {self.least})"
 
-
-@dataclass(frozen=True)
-class Factor:
+@dataclass(frozen=True, repr=False)
+class Factor(Rule):
     """Let through the n most probable positions, n the largest for which each k-th of them has p_(k) >= 1 - factor/(k+1).
 
     Always the best one. With `Unlimited()` as schedule all of them go at once.
@@ -121,19 +121,12 @@ class Factor:
     Reference: Wu et al., Fast-dLLM, 2025, arXiv 2505.22618, section 3.3.
     """
 
-    inner: Order
     factor: float
-    unit: ClassVar[str] = "log-probability"
 
     def __post_init__(self) -> None:
         _needs_probability(self, self.inner)
         if not self.factor > 0:
             raise OrderError(f"a factor of {self.factor}; expected a number > 0, such as 1.0")
-
-    @property
-    def law(self) -> Law:
-        """The inner order's."""
-        return self.inner.law
 
     def score(self, step: Step) -> Tensor:
         """Return the inner scores, -inf from the first that fails."""
@@ -144,12 +137,9 @@ class Factor:
         passes[:, 0] = True
         return scores.masked_fill(~_through(passes, index), -torch.inf)
 
-    def __repr__(self) -> str:
-        return f"Factor({self.inner!r}, {self.factor})"
 
-
-@dataclass(frozen=True)
-class EntropyBudget:
+@dataclass(frozen=True, repr=False)
+class EntropyBudget(Rule):
     """Let through as many positions, best first, as keep their summed entropy less the largest within `nats`.
 
     sum_{l in U} H_l - max_{l in U} H_l <= nats, a bound on the total correlation of what is unmasked together, since
@@ -169,22 +159,11 @@ class EntropyBudget:
     Reference: Ben-Hamu et al., 2025, arXiv 2505.24857.
     """
 
-    inner: Order
     nats: float
 
     def __post_init__(self) -> None:
         if not self.nats >= 0:
             raise OrderError(f"a budget of {self.nats} nats; expected a number >= 0, such as 0.1")
-
-    @property
-    def law(self) -> Law:
-        """The inner order's."""
-        return self.inner.law
-
-    @property
-    def unit(self) -> str:
-        """The inner order's."""
-        return self.inner.unit
 
     def score(self, step: Step) -> Tensor:
         """Return the inner scores, -inf beyond the budget."""
@@ -197,12 +176,9 @@ class EntropyBudget:
         passes[:, 0] = True
         return scores.masked_fill(~_through(passes, index), -torch.inf)
 
-    def __repr__(self) -> str:
-        return f"EntropyBudget({self.inner!r}, {self.nats})"
 
-
-@dataclass(frozen=True)
-class Noisy:
+@dataclass(frozen=True, repr=False)
+class Noisy(Rule):
     """Rank at random, each next position with probability proportional to exp(score / temperature).
 
     The noise is independent of the tokens' draws, so the law of the inner order stays.
@@ -222,26 +198,21 @@ class Noisy:
         Noisy(Entropy(), 0.5)
     """
 
-    inner: Order
     temperature: float
-    unit: ClassVar[str] = "priority"
+
+    @property
+    def unit(self) -> str:
+        """Random priorities."""
+        return "priority"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise OrderError(f"a noise temperature of {self.temperature}; expected > 0, or use {self.inner!r} as it is")
 
-    @property
-    def law(self) -> Law:
-        """The inner order's."""
-        return self.inner.law
-
     def score(self, step: Step) -> Tensor:
         """Return noisy priorities where the inner order lets a position through."""
         scores = self.inner.score(step)
         return step.chance.fork("noise").permutation(scores > -torch.inf, scores / self.temperature)
-
-    def __repr__(self) -> str:
-        return f"Noisy({self.inner!r}, {self.temperature})"
 
 
 def _best(scores: Tensor) -> Tensor:
