@@ -70,9 +70,9 @@ def test_totals(oracle):
 
 @pytest.mark.parametrize("steps", [2, 3, 5])
 def test_minimax_tc_is_an_identity_and_both_a_bound(steps):
-    laws = [Table.random(6, 2, key=key, concentration=0.3) for key in range(8)] + [
-        reed_solomon(6, k) for k in range(1, 6)
-    ]
+    laws = [Table.random(6, 2, key=key, concentration=0.3) for key in range(8)]
+    laws += [reed_solomon(6, k) for k in range(1, 6)]
+    laws += [Chain.random(6, 5, key=key, concentration=0.2) for key in range(4)]
     tc, both, dtc = (minimax(6, steps, target=target) for target in ("tc", "both", "dtc"))
     markov = sequential(6, steps)
     for oracle in laws:
