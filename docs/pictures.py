@@ -1,10 +1,10 @@
-"""Draw the pictures of the README: `make pictures`."""
+"""Draw the pictures of the README and the guide: `make pictures`."""
 
 import re
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from demask import Canvas, Parallel, Random, minimax, oracles, plots, sample
+from demask import Canvas, Parallel, Random, measure, minimax, oracles, plots, sample
 from demask.cli.compare import measured
 from demask.cli.sample import cells_of
 
@@ -13,7 +13,7 @@ STEPS = (4, 8, 16, 32, 64)
 
 
 def main() -> None:
-    """Draw a canvas that is unmasked in 12 steps, and path KL against steps for English of 256 characters."""
+    """Draw a canvas unmasked in 12 steps, path KL against steps, and a measured curve, for English of 256 characters."""
     HERE.mkdir(exist_ok=True)
     text = "\n".join(topics[name] for name in sorted(topics))
     words = " ".join(re.findall("[a-z]+", text.lower()))
@@ -23,6 +23,11 @@ def main() -> None:
     plots.save(plots.canvas(run, [cells[token] for token in run.tokens[0].tolist()]), HERE / "canvas.png")
     english = oracles.fit(text, length=256)
     plots.save(plots.compare(measured(english, STEPS)), HERE / "compare.png")
+    assert english.alphabet is not None
+    windows = english.alphabet.encode(text)[: len(text) // 256 * 256].view(-1, 256)
+    plots.save(
+        plots.curve([measure(english, windows, passes=2048, name="a character chain on English")]), HERE / "curve.png"
+    )
 
 
 if __name__ == "__main__":

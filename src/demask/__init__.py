@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from demask.curve import Estimate as Estimate
     from demask.denoisers import Tempered as Tempered
     from demask.errors import DemaskError as DemaskError
-    from demask.information import law as law
+    from demask.information.certificate import Certificate as Certificate
+    from demask.information.law import law as law
+    from demask.information.measure import measure as measure
+    from demask.information.measure import per_block as per_block
+    from demask.information.measurement import Measurement as Measurement
+    from demask.information.plan import plan as plan
     from demask.loop import Run as Run
     from demask.loop import Status as Status
     from demask.loop import sample as sample
+    from demask.oracles import Chain as Chain
     from demask.orders import Blockwise as Blockwise
     from demask.orders import Confidence as Confidence
     from demask.orders import Entropy as Entropy
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
     from demask.registry import build as build
     from demask.registry import cite as cite
     from demask.samplers import Parallel as Parallel
+    from demask.schedules import Calibration as Calibration
+    from demask.schedules import Calibrator as Calibrator
     from demask.schedules import PerBlock as PerBlock
     from demask.schedules import PerRow as PerRow
     from demask.schedules import Plan as Plan
@@ -44,8 +52,10 @@ if TYPE_CHECKING:
     from demask.schedules import cosine as cosine
     from demask.schedules import fixed as fixed
     from demask.schedules import geometric as geometric
+    from demask.schedules import hedged as hedged
     from demask.schedules import minimax as minimax
     from demask.schedules import optimal as optimal
+    from demask.schedules import self_calibrating as self_calibrating
     from demask.schedules import sequential as sequential
     from demask.schedules import two_number as two_number
     from demask.schedules import uniform as uniform
@@ -59,7 +69,12 @@ _HOME = {
     "demask.curve": ("Curve", "Estimate"),
     "demask.denoisers": ("Tempered",),
     "demask.errors": ("DemaskError",),
-    "demask.information": ("law",),
+    "demask.information.certificate": ("Certificate",),
+    "demask.information.law": ("law",),
+    "demask.information.measure": ("measure", "per_block"),
+    "demask.information.measurement": ("Measurement",),
+    "demask.information.plan": ("plan",),
+    "demask.oracles": ("Chain",),
     "demask.orders": (
         "Blockwise", "Confidence", "Entropy", "EntropyBudget", "Factor", "LeftToRight", "Margin", "Noisy", "Random",
         "Threshold",
@@ -68,8 +83,8 @@ _HOME = {
     "demask.loop": ("Run", "Status", "sample"),
     "demask.samplers": ("Parallel",),
     "demask.schedules": (
-        "PerBlock", "PerRow", "Plan", "Systematic", "Unlimited", "binomial", "cosine", "fixed", "geometric", "minimax",
-        "optimal", "sequential", "two_number", "uniform",
+        "Calibration", "Calibrator", "PerBlock", "PerRow", "Plan", "Systematic", "Unlimited", "binomial", "cosine", "fixed",
+        "geometric", "hedged", "minimax", "optimal", "self_calibrating", "sequential", "two_number", "uniform",
     ),
 }  # fmt: skip
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from demask.information.measurement import Measurement
     from demask.loop import Run
     from demask.schedules import Sizes
 
 SUFFIXES: Final = (".png", ".svg", ".pdf")
 _DPI: Final = 160
-_INK, _FAINT = "#222222", "#b8b8b8"
+_INK, _FAINT, _GRID = "#222222", "#b8b8b8", "#e6e6e6"
 _BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _RED, _PINK = (  # Okabe and Ito: told apart by every kind of eye
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
@@ -139,7 +140,7 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
+    axes.grid(axis="y", color=_GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     if exact:
         note = fill(f"0, below the axis: {'; '.join(exact)}", 104)
@@ -147,6 +148,63 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     _quiet(axes)
     _name_ends(axes, ends)
     return figure
+
+
+def curve(measurements: "Sequence[Measurement]") -> "Figure":
+    """Draw measured loss curves: the grid with its standard errors, the rigorous band, and the line between.
+
+    Parameters:
+        measurements: of any models and lengths; the axis is the share of visible tokens if the lengths differ.
+
+    Raises:
+        DemaskError: matplotlib is missing, or nothing to draw.
+    """
+    if not measurements:
+        raise DemaskError("no measurements to draw; expected one or more, as demask measure writes them")
+    import numpy as np
+
+    figure = _figure(8.6, 4.4)
+    axes = figure.subplots()
+    share = len({m.length for m in measurements}) > 1
+    colours = (_BLUE, _RED, _GREEN, _ORANGE, _PINK, _SKY, _BLACK)
+    for turn, one in enumerate(measurements):
+        colour, scale = colours[turn % len(colours)], one.length if share else 1
+        j = np.arange(one.length) / scale
+        low, high = one.bracket()
+        axes.fill_between(j, low.values, high.values, step="mid", color=colour, alpha=0.16, linewidth=0)
+        axes.plot(j, one.curve().values, color=colour, linestyle=_DASHES[turn % len(_DASHES)], linewidth=1.5)
+        axes.errorbar(
+            one.grid / scale, one.loss, yerr=1.96 * one.error, color=colour, fmt=_MARKERS[turn % len(_MARKERS)],
+            markersize=4, elinewidth=1, capsize=2, label=f"{one.data}, n = {one.length}",
+        )  # fmt: skip
+    axes.set(xlabel="share of visible tokens" if share else "visible tokens j", ylabel="loss of a masked token, nats")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper right", frameon=False, fontsize=8.5, labelcolor=_INK)
+    _quiet(axes)
+    return figure
+
+
+def svg(figure: "Figure") -> str:
+    """Return a figure as an SVG element for a page: transparent, and its ink is the page's own text colour.
+
+    Raises:
+        DemaskError: matplotlib is missing.
+    """
+    from io import StringIO
+
+    from matplotlib import rc_context
+
+    buffer = StringIO()
+    with rc_context({"svg.hashsalt": "demask"}):  # equal figures give equal text
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = (
+        text[text.index("<svg") :]
+        .replace(_INK, "currentColor")
+        .replace("#000000", "currentColor")
+        .replace(_GRID, "#8884")
+    )
+    return text.replace("<svg ", '<svg role="img" ', 1)
 
 
 def canvas(run: "Run", text: Sequence[str], *, row: int = 0) -> "Figure":

@@ -29,6 +29,7 @@ SCHEDULES = {
     "Systematic": lambda n: Systematic([0.5] * (n - 1)),
     "Unlimited": lambda n: Unlimited(),
     "two_number": lambda n: build("two_number(tc=1.0, dtc=0.5)", "schedule", length=n, steps=3),
+    "hedged": lambda n: build("hedged", "schedule", curve=[float(n - j) for j in range(n)], steps=3),
     "optimal": lambda n: build("optimal", "schedule", curve=[float(n - j) for j in range(n)], steps=3),
 }
 ORACLES = {"table": "table(3, 3)", "copy": "copy(4)", "insert": "insert(3)", "remove": "remove(4)", "replace": "replace(4)",

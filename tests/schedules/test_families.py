@@ -319,6 +319,11 @@ def test_guarantee_is_the_worst_case(n, k, tc, dtc, name):
         assert bound <= min(sizes.constant("tc") * tc, sizes.constant("dtc") * dtc) * (1 + 1e-12)
 
 
+def test_guarantee_of_tiny_totals():
+    assert 0 < uniform(8, 2).guarantee(tc=1e-310, dtc=1.0) <= 1e-310
+    assert uniform(8, 2).guarantee(tc=1.0, dtc=0.0) == 0
+
+
 def test_guarantee_of_both_is_its_constant():
     both = minimax(40, 6, target="both")
     assert both.guarantee(tc=2.0, dtc=3.0) == pytest.approx(2 * both.constant("both"), rel=1e-9)

@@ -6,6 +6,7 @@ Nothing heavy is imported until a command runs, so that help comes at once.
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -200,3 +201,86 @@ def compare(
         from demask.cli.source import Source
     source = Source(text, oracle, unit.value, markov, smoothing, length)
     run(source, steps=steps, schedules=schedules, as_json=json, csv_file=csv, plot=plot)
+
+
+@app.command()
+def measure(
+    model: Annotated[
+        str, typer.Argument(help="chain (fitted to TEXT), or an oracle: latin_square, 'reed_solomon(16, 8)'.")
+    ],
+    text: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]", help="Text to fit and to measure on; - reads stdin.")
+    ] = None,
+    unit: o.UnitOption = o.Unit.characters,
+    markov: o.Markov = o.MARKOV,
+    smoothing: o.Smoothing = o.SMOOTHING,
+    length: o.Length = None,
+    passes: Annotated[
+        int | None, typer.Option("--passes", callback=o.at_least(1), help="Forward passes to spend at most.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", callback=o.at_least(0), help="Time to spend.")] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option("--precision", callback=o.at_least(0), help="Stop at this relative error of TC and DTC."),
+    ] = None,
+    sequences: Annotated[
+        int, typer.Option("--sequences", callback=o.at_least(2), help="Samples of an oracle to measure on.")
+    ] = 256,
+    key: o.Key = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Keep the curve, for plan and report.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="FILE", help="Keep every batch here, and go on from it if it exists."),
+    ] = None,
+    json: o.Json = False,
+    plot: o.Plot = None,
+) -> None:
+    """Measure the loss curve of a model on data, and with it its total correlations, with intervals."""
+    with working("loading"):
+        from demask.cli.measure import run
+        from demask.cli.source import Source
+    texts = text or []
+    chain = model == "chain"
+    source = Source(
+        texts[0] if chain and texts else None, None if chain else model, unit.value, markov, smoothing, length
+    )
+    if passes is None and seconds is None and precision is None:
+        passes = 1024
+    run(
+        model, source, texts, passes=passes, seconds=seconds, precision=precision, sequences=sequences, key=key, out=out,
+        resume=resume, as_json=json, plot=plot,
+    )  # fmt: skip
+
+
+@app.command()
+def plan(
+    curve: Annotated[Path, typer.Argument(metavar="CURVE.json", help="What demask measure --out wrote.")],
+    steps: o.Steps = None,
+    excess: Annotated[
+        float | None, typer.Option("--excess", help="Instead of --steps: the fewest that cost at most this.")
+    ] = None,
+    bits: Annotated[bool, typer.Option("--bits", help="--excess is in bits per token, not in nats.")] = False,
+    hedge: Annotated[float, typer.Option("--hedge", help="Share of minimax, in case the curve is wrong.")] = 0.0,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Keep the certificate as JSON.")] = None,
+    json: o.Json = False,
+) -> None:
+    """Plan the sizes of the steps for a measured curve, and certify what they cost."""
+    with working("loading"):
+        from demask.cli.plan import run
+    run(curve, steps=steps, excess=excess, unit="bits/token" if bits else "nats", hedge=hedge, out=out, as_json=json)
+
+
+@app.command()
+def report(
+    curves: Annotated[list[Path], typer.Argument(metavar="CURVE.json...", help="What demask measure --out wrote.")],
+    steps: Annotated[str, typer.Option("--steps", metavar="LIST", help="Numbers of steps.")] = "4,8,16,32,64",
+    hedge: Annotated[float, typer.Option("--hedge", help="Share of minimax in the certificate's sizes.")] = 0.1,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page.")] = Path("report.html"),
+    json: o.Json = False,
+) -> None:
+    """Write one self-contained page: curves with bands, cost against steps, sizes, certificate."""
+    with working("loading"):
+        from demask.cli.report import run
+    run(curves, steps=steps, hedge=hedge, out=out, as_json=json)

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
 
@@ -63,7 +64,10 @@ class Source:
         kind = "a Markov chain" if self.markov == 1 else f"a Markov chain of order {self.markov}"
         return f"{kind} fitted to {self.text if self.text != '-' else 'stdin'}, V = {oracle.vocabulary} {self.unit}"
 
-    def _fitted(self, name: str) -> Chain:
+    @cached_property
+    def content(self) -> str | bytes:
+        """The text, decoded if its unit is characters; stdin is read once."""
+        name = self.text or "-"
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         where = "stdin" if name == "-" else name
         text: str | bytes = raw
@@ -75,6 +79,10 @@ class Source:
                     f"{where}: byte {raw[error.start]:#04x} at offset {error.start} is not UTF-8; "
                     "read it with --unit bytes, or convert it"
                 ) from None
+        return text
+
+    def _fitted(self, name: str) -> Chain:
+        text, where = self.content, "stdin" if name == "-" else name
         length = LENGTH if self.length is None else self.length
         if length < self.markov:
             raise OracleError(

@@ -171,6 +171,8 @@ class Sizes(ABC):
             return self.constant("tc") * tc
         if not np.isfinite(tc):
             return self.constant("dtc") * dtc
+        if min(tc, dtc) < 1e-280:  # the dual would divide by it
+            return min(self.constant("tc") * tc, self.constant("dtc") * dtc)
         residual, i = self.residual(), np.arange(1, self.length)
         tight = residual > 0
         if not tight.any():
