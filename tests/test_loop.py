@@ -150,9 +150,17 @@ def test_stratified_sizes_of_a_batch():
     schedule = minimax(6, 3, target="tc")
     run = sample(ORACLE, Parallel(schedule, Random()), Canvas.blank(64, 6), key=9, collect=[Sizes()])
     sizes = [tuple(row) for row in run.collected["sizes"].T.tolist()]
-    assert sizes == [plan.sizes for plan in schedule.draw(64, key=9)] or len(set(sizes)) > 1
+    assert sizes == [plan.sizes for plan in schedule.draw(64, key=9)]
     for share, plan in schedule.mixture():
         assert abs(sizes.count(plan.sizes) / 64 - share) <= 2 / 64
+
+
+@pytest.mark.parametrize("family", [minimax, binomial, sequential, uniform])
+def test_draw_announces_what_sample_does(family):
+    schedule = family(6, 3)
+    run = sample(ORACLE, Parallel(schedule, Random()), Canvas.blank(16, 6), key=4, collect=[Sizes()])
+    seen = [tuple(size for size in row if size) for row in run.collected["sizes"].T.tolist()]
+    assert seen == [plan.sizes for plan in schedule.draw(16, key=4)]
 
 
 def test_collectors():

@@ -118,7 +118,7 @@ class Sizes(ABC):
             >>> Plan((2, 1)).draw(2, key=0)
             [Plan(sizes=(2, 1)), Plan(sizes=(2, 1))]
         """
-        chance = origin(Keyed.of(key, torch.arange(rows)))
+        chance = origin(Keyed.of(key, torch.arange(rows)).fork("run"))
         ends: list[list[int]] = [[] for _ in range(rows)]
         done = np.zeros(rows, dtype=np.int64)
         while (done < self.length).any():

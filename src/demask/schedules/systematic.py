@@ -94,7 +94,7 @@ class Systematic(Sizes):
 
     def draw(self, rows: int, *, key: int) -> list[Plan]:
         """Draw the sizes of `rows` rows, stratified; the same that `sample` uses for this key."""
-        level = origin(Keyed.of(key, torch.arange(rows))).level(torch.empty(0)).numpy()
+        level = origin(Keyed.of(key, torch.arange(rows)).fork("run")).level(torch.empty(0)).numpy()
         return [Plan(sizes) for sizes in self._sizes(level)]
 
     def mixture(self) -> list[tuple[float, Plan]]:
