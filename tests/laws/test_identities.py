@@ -144,7 +144,7 @@ def test_ranking_by_the_draft_is_wrong_even_one_by_one():
         kls.append(chain.kl(law(chain, Parallel(ones, Confidence("draft")))))
         assert abs(chain.kl(law(chain, Parallel(ones, Confidence())))) < 1e-9
     assert min(kls) > 0.01
-    assert np.mean(kls) == pytest.approx(0.9141, abs=5e-4)
+    assert (np.mean(kls), min(kls), max(kls)) == pytest.approx((0.9141, 0.1453, 1.5519), abs=5e-4)
 
 
 def test_all_at_once_is_the_product_of_marginals():
