@@ -8,7 +8,8 @@ from pydoc_data.topics import topics
 
 import numpy as np
 
-from demask import measure, optimal, oracles
+from demask import optimal, oracles
+from demask.information.measure import increments
 
 CASES = ((64, 12), (256, 12), (1024, 6), (4096, 3))  # passes, repetitions
 
@@ -24,7 +25,7 @@ def main() -> None:
         errors, extra = [], []
         for key in range(repetitions):
             data = chain.sample(max(8, passes // 16), key=1000 + key)
-            found = measure(chain, data, passes=passes, key=key)
+            found = increments(chain, data, passes=passes, key=key)
             learned = found.curve()
             plan = optimal(learned, 16)
             errors.append([found.tc / chain.tc() - 1, found.dtc / chain.dtc() - 1, plan.cost(learned) / best - 1])

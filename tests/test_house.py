@@ -10,8 +10,9 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "demask"
 # Each may import only those above it.
 LAYERS = [
-    "errors", "files", "canvas", "curve", "contracts", "chance", "schedules", "orders", "verifiers", "loop", "collect",
-    "samplers", "oracles", "denoisers", "information", "registry", "testing", "plots", "report", "cli",
+    "errors", "files", "tokenizer", "canvas", "curve", "contracts", "chance", "schedules", "orders", "verifiers", "loop",
+    "collect", "samplers", "oracles", "denoisers", "information", "training", "registry", "generate", "testing", "plots",
+    "report", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

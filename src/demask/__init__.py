@@ -16,10 +16,18 @@ if TYPE_CHECKING:
     from demask.contracts import Law as Law
     from demask.curve import Curve as Curve
     from demask.curve import Estimate as Estimate
+    from demask.denoisers import Nucleus as Nucleus
     from demask.denoisers import Tempered as Tempered
+    from demask.denoisers import Transformer as Transformer
     from demask.errors import DemaskError as DemaskError
+    from demask.generate import Model as Model
+    from demask.generate import Recipe as Recipe
+    from demask.generate import Result as Result
+    from demask.generate import Template as Template
+    from demask.generate.load import load as load
     from demask.information.certificate import Certificate as Certificate
     from demask.information.law import law as law
+    from demask.information.measure import increments as increments
     from demask.information.measure import measure as measure
     from demask.information.measure import per_block as per_block
     from demask.information.measurement import Measurement as Measurement
@@ -40,6 +48,7 @@ if TYPE_CHECKING:
     from demask.orders import Threshold as Threshold
     from demask.registry import build as build
     from demask.registry import cite as cite
+    from demask.samplers import Ended as Ended
     from demask.samplers import Parallel as Parallel
     from demask.schedules import Calibration as Calibration
     from demask.schedules import Calibrator as Calibrator
@@ -59,6 +68,7 @@ if TYPE_CHECKING:
     from demask.schedules import sequential as sequential
     from demask.schedules import two_number as two_number
     from demask.schedules import uniform as uniform
+    from demask.tokenizer import Tokenizer as Tokenizer
 
 __version__ = "0.1.0"
 
@@ -67,11 +77,12 @@ _HOME = {
     "demask.collect": ("Entropies", "Seconds", "Trace"),
     "demask.contracts": ("Law",),
     "demask.curve": ("Curve", "Estimate"),
-    "demask.denoisers": ("Tempered",),
+    "demask.denoisers": ("Nucleus", "Tempered", "Transformer"),
     "demask.errors": ("DemaskError",),
+    "demask.generate": ("Model", "Recipe", "Result", "Template", "load"),
     "demask.information.certificate": ("Certificate",),
     "demask.information.law": ("law",),
-    "demask.information.measure": ("measure", "per_block"),
+    "demask.information.measure": ("increments", "measure", "per_block"),
     "demask.information.measurement": ("Measurement",),
     "demask.information.plan": ("plan",),
     "demask.oracles": ("Chain",),
@@ -81,11 +92,12 @@ _HOME = {
     ),
     "demask.registry": ("build", "cite"),
     "demask.loop": ("Run", "Status", "sample"),
-    "demask.samplers": ("Parallel",),
+    "demask.samplers": ("Ended", "Parallel"),
     "demask.schedules": (
         "Calibration", "Calibrator", "PerBlock", "PerRow", "Plan", "Systematic", "Unlimited", "binomial", "cosine", "fixed",
         "geometric", "hedged", "minimax", "optimal", "self_calibrating", "sequential", "two_number", "uniform",
     ),
+    "demask.tokenizer": ("Tokenizer",),
 }  # fmt: skip
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted([*_MODULE, "oracles"])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from demask.errors import CanvasError
 
+ABSENT: Final = -1  # the token of a visible position that does not exist
 _LOG2_E: Final = log2(e)
 _CHUNK: Final = 1 << 20  # numbers handled at once on a CPU, so that temporaries stay in the cache
 _SINGLE_LEVEL: Final = 2048  # below this vocabulary one cumulative sum finds a token
@@ -23,6 +24,8 @@ _SINGLE_LEVEL: Final = 2048  # below this vocabulary one cumulative sum finds a 
 @dataclass(frozen=True)
 class Canvas:
     """Tokens, and which of them are still masked.
+
+    A visible position whose token is `ABSENT` does not exist: it fills up the shorter rows of a ragged batch.
 
     Parameters:
         tokens: (B, N) int64, meaningless where masked.

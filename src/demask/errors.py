@@ -39,3 +39,19 @@ class LawError(DemaskError):
 
 class SpecError(DemaskError):
     """A specification such as `minimax(target="both")` that names nothing known."""
+
+
+class TokenizerError(DemaskError):
+    """Texts, words, token ids or files that a tokenizer cannot represent."""
+
+
+class CheckpointError(DemaskError):
+    """A model folder or a training checkpoint that is missing, corrupt, foreign or of another shape."""
+
+
+class TrainingError(DemaskError):
+    """Texts or settings with which nothing can be trained."""
+
+
+class GenerateError(DemaskError):
+    """Prompts, templates, settings and saved runs from which nothing can be generated or shown."""

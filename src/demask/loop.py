@@ -1,6 +1,6 @@
 """The one loop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
@@ -19,13 +19,14 @@ S = TypeVar("S")
 class Status(Enum):
     """How a run ended."""
 
+    RUNNING = "some rows are not done yet"
     FINISHED = "every row is done"
     STOPPED = "max_steps was reached before every row was done"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came out.
+    """What came out, or what there is so far.
 
     Parameters:
         tokens: (B, N) int64; where `when` is -2, still masked and meaningless.
@@ -36,7 +37,8 @@ class Run:
         status: whether every row was finished.
         law: what the sampler claims about the distribution.
         key: reproduces the run; None where the chance was given as an object.
-        collected: what each collector saw, by name.
+        collected: what each collector saw, by name; empty while the run goes on.
+        certificate: what the steps are certified to cost, where they were planned: `Planned.sample` puts it here.
     """
 
     tokens: Tensor
@@ -47,6 +49,7 @@ class Run:
     law: Law
     key: int | None
     collected: Mapping[str, Any] = field(default_factory=dict)
+    certificate: Any = None
 
 
 def sample(
@@ -87,6 +90,40 @@ def sample(
         >>> (run.tokens.sum(1) % 2).tolist(), run.nfe.tolist()
         ([0, 0, 0], [4, 4, 4])
     """
+    for run in steps(denoiser, sampler, canvas, key=key, names=names, collect=collect, max_steps=max_steps):
+        last = run
+    return last
+
+
+def steps(
+    denoiser: Denoiser,
+    sampler: Sampler[S],
+    canvas: Canvas,
+    *,
+    key: int | Chance,
+    names: Tensor | None = None,
+    collect: Sequence[Collector] = (),
+    max_steps: int = 4096,
+) -> Iterator[Run]:
+    """Turn a sampler until every row is done, and show the run as it stands: at the beginning and after every step.
+
+    The last one is what `sample` returns. Nothing is computed ahead: a reader that stops costs no further pass.
+
+    Parameters, Raises: those of `sample`.
+
+    Cost: that of `sample`.
+
+    Example:
+        >>> from demask.oracles import parity
+        >>> from demask.orders import LeftToRight
+        >>> from demask.samplers import Parallel
+        >>> from demask.schedules import uniform
+        >>> for run in steps(parity(4), Parallel(uniform(4, 2), LeftToRight()), Canvas.blank(1, 4), key=0):
+        ...     print(run.when.tolist(), run.nfe.tolist(), run.status.name)
+        [[-2, -2, -2, -2]] [0] RUNNING
+        [[0, 0, -2, -2]] [1] RUNNING
+        [[0, 0, 1, 1]] [2] FINISHED
+    """
     rows = canvas.shape[0]
     if max_steps < 1:
         raise CanvasError(f"max_steps = {max_steps}; expected an integer >= 1")
@@ -94,28 +131,28 @@ def sample(
     meter = _Metered(denoiser, torch.zeros(rows, dtype=torch.int64, device=canvas.device))
     state = sampler.init(canvas, chance.fork("run"))
     when = torch.full(canvas.shape, -1, device=canvas.device).masked_fill(canvas.masked, -2)
-    steps = torch.zeros(rows, dtype=torch.int64, device=canvas.device)
+    count = torch.zeros(rows, dtype=torch.int64, device=canvas.device)
+
+    def so_far(status: Status, collected: Mapping[str, Any]) -> Run:
+        name = key if isinstance(key, int) else None
+        return Run(canvas.tokens, when, meter.nfe.clone(), count, status, sampler.law, name, collected)
+
     turn = 0
     done = sampler.done(state)
-    while turn < max_steps and not bool(done.all()):
+    finished = bool(done.all())
+    while turn < max_steps and not finished:
+        yield so_far(Status.RUNNING, {})
         state, info = sampler.step(state, meter, chance.fork("step", turn))
         canvas = info.canvas
         when = when.masked_fill((when == -2) & ~canvas.masked, turn)
-        steps += ~done
+        count = count + ~done
         for collector in collect:
             collector.see(info)
         turn += 1
         done = sampler.done(state)
-    return Run(
-        tokens=canvas.tokens,
-        when=when,
-        nfe=meter.nfe,
-        steps=steps,
-        status=Status.FINISHED if bool(done.all()) else Status.STOPPED,
-        law=sampler.law,
-        key=key if isinstance(key, int) else None,
-        collected={collector.name: collector.result() for collector in collect},
-    )
+        finished = bool(done.all())
+    status = Status.FINISHED if finished else Status.STOPPED
+    yield so_far(status, {collector.name: collector.result() for collector in collect})
 
 
 @dataclass(frozen=True, eq=False)

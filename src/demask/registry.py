@@ -46,7 +46,7 @@ KINDS: dict[str, dict[str, Entry]] = {
         "Threshold": orders.Threshold,
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
-    "sampler": {"Parallel": samplers.Parallel},
+    "sampler": {"Ended": samplers.Ended, "Parallel": samplers.Parallel},
     "oracle": {
         "copy": oracles.copy,
         "insert": oracles.insert,
@@ -61,7 +61,7 @@ KINDS: dict[str, dict[str, Entry]] = {
         "shuffle": oracles.shuffle,
         "table": oracles.Table.random,
     },
-    "denoiser": {"Tempered": denoisers.Tempered},
+    "denoiser": {"Nucleus": denoisers.Nucleus, "Tempered": denoisers.Tempered},
 }
 _FAMILY = ("length", "steps")  # what a schedule family takes, and a row or the command line knows
 
@@ -100,7 +100,7 @@ def names(kind: str) -> list[str]:
 
     Example:
         >>> names("denoiser")
-        ['Tempered']
+        ['Nucleus', 'Tempered']
     """
     return sorted(KINDS[kind], key=str.lower)
 

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from html import escape
 from math import log
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from demask import plots
 from demask.curve import Estimate
 from demask.information.measurement import Measurement
 from demask.information.plan import Candidate, best_of, plan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _STEPS = (4, 8, 16, 32, 64, 128)
 _STYLE = """
@@ -57,9 +60,21 @@ flat. Bars: 95% of the sampling error. Band: what any falling curve through the 
 """
 
 
+def figures(measurements: Sequence[Measurement], *, steps: Sequence[int] = _STEPS) -> "dict[str, Figure]":
+    """Return the pictures of the page by name: "curve", and "cost-1", "cost-2", .. of the measurements in turn.
+
+    Raises, Cost: as `page`.
+    """
+    costs = [plots.compare(_rows(one, [k for k in steps if k <= one.length])) for one in measurements]
+    return {"curve": plots.curve(measurements)} | {f"cost-{turn}": cost for turn, cost in enumerate(costs, 1)}
+
+
+def _rows(one: Measurement, steps: Sequence[int]) -> list[dict[str, Any]]:
+    return [_row(candidate, k, one) for k in steps for candidate in best_of(one.curve(), k)]
+
+
 def _section(one: Measurement, steps: Sequence[int], hedge: float) -> str:
-    curve = one.curve()
-    rows = [_row(candidate, k, one) for k in steps for candidate in best_of(curve, k)]
+    rows = _rows(one, steps)
     figure = plots.svg(plots.compare(rows))
     recommended = "\n".join(_recommended(one, k) for k in steps)
     facts = [

@@ -73,6 +73,29 @@ def test_plan_by_steps_and_by_excess(curve, tmp_path):
     assert result.exit_code == 0
     assert "Not promised" in result.stdout
     assert json.loads(out.read_text())["hedge"] == 0.2
+    picture = tmp_path / "plan.png"
+    assert call("plan", str(curve), "--steps", "8", "--plot", str(picture)).exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_movements_are_measured_unless_refused(text):
+    found = json.loads(call("measure", "chain", str(text), "--passes", "64", "--length", "32", "--json").stdout)
+    plain = json.loads(
+        call("measure", "chain", str(text), "--passes", "64", "--length", "32", "--json", "--no-movement").stdout
+    )
+    assert len(found["movement"]) == len(found["grid"]) - 1
+    assert plain["movement"] is None
+    assert plain["loss"] == found["loss"]
+
+
+def test_report_puts_its_pictures_beside_the_page(curve, tmp_path):
+    out = tmp_path / "page.html"
+    result = call("report", str(curve), "--steps", "4,8", "--out", str(out), "--plots", str(tmp_path), "--json")
+    assert result.exit_code == 0, result.stderr
+    names = {"curve.png", "curve.svg", "cost-1.png", "cost-1.svg"}
+    assert {path.rsplit("/", 1)[1] for path in json.loads(result.stdout)["pictures"]} == names
+    assert all((tmp_path / name).stat().st_size > 1000 for name in names)
+    refused("there is no folder", "report", str(curve), "--plots", str(tmp_path / "no"))
 
 
 def test_report_is_one_page_without_outside_resources(curve, tmp_path):

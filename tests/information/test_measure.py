@@ -389,7 +389,7 @@ GOOD = Chain.random(6, 2, key=1).sample(20, key=0)
         ({"data": GOOD[:, :5]}, "sequences of 5 positions for a denoiser of length 6"),
         ({"data": GOOD + 1}, "has token 2 at position .*tokens 0 to 1"),
         ({"data": GOOD - 1}, "has token -1"),
-        ({"passes": 18}, "18 passes are too few for an interval; expected 19 or more"),
+        ({"passes": 12}, "12 passes are too few for an interval; expected 13 or more"),
         ({"passes": None}, "no budget"),
         ({"seconds": 0}, "seconds = 0"),
         ({"precision": 2}, "precision = 2"),

@@ -227,6 +227,9 @@ def measure(
         int, typer.Option("--sequences", callback=o.at_least(2), help="Samples of an oracle to measure on.")
     ] = 256,
     key: o.Key = 0,
+    movement: Annotated[
+        bool, typer.Option(help="Also measure how far predictions move: better plans from few passes.")
+    ] = True,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Keep the curve, for plan and report.")
     ] = None,
@@ -249,8 +252,8 @@ def measure(
     if passes is None and seconds is None and precision is None:
         passes = 1024
     run(
-        model, source, texts, passes=passes, seconds=seconds, precision=precision, sequences=sequences, key=key, out=out,
-        resume=resume, as_json=json, plot=plot,
+        model, source, texts, passes=passes, seconds=seconds, precision=precision, sequences=sequences, key=key,
+        movement=movement, out=out, resume=resume, as_json=json, plot=plot,
     )  # fmt: skip
 
 
@@ -265,11 +268,15 @@ def plan(
     hedge: Annotated[float, typer.Option("--hedge", help="Share of minimax, in case the curve is wrong.")] = 0.0,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Keep the certificate as JSON.")] = None,
     json: o.Json = False,
+    plot: o.Plot = None,
 ) -> None:
     """Plan the sizes of the steps for a measured curve, and certify what they cost."""
     with working("loading"):
         from demask.cli.plan import run
-    run(curve, steps=steps, excess=excess, unit="bits/token" if bits else "nats", hedge=hedge, out=out, as_json=json)
+    run(
+        curve, steps=steps, excess=excess, unit="bits/token" if bits else "nats", hedge=hedge, out=out, as_json=json,
+        plot=plot,
+    )  # fmt: skip
 
 
 @app.command()
@@ -278,9 +285,143 @@ def report(
     steps: Annotated[str, typer.Option("--steps", metavar="LIST", help="Numbers of steps.")] = "4,8,16,32,64",
     hedge: Annotated[float, typer.Option("--hedge", help="Share of minimax in the certificate's sizes.")] = 0.1,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page.")] = Path("report.html"),
+    plots: Annotated[
+        Path | None, typer.Option("--plots", metavar="FOLDER", help="Put its pictures here too, as PNG and SVG.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Write one self-contained page: curves with bands, cost against steps, sizes, certificate."""
     with working("loading"):
         from demask.cli.report import run
-    run(curves, steps=steps, hedge=hedge, out=out, as_json=json)
+    run(curves, steps=steps, hedge=hedge, out=out, pictures=plots, as_json=json)
+
+
+@app.command()
+def train(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILES]", help="Texts, or folders that hold them.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The model folder.")] = Path("model"),
+    oracle: Annotated[str | None, typer.Option("--oracle", help="A known language instead of files: notes.")] = None,
+    size: Annotated[str, typer.Option("--size", help="tiny, small or base.")] = "tiny",
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Time to spend.  [default: 600]")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", callback=o.at_least(1), help="Instead: steps, which resume bit for bit.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", callback=o.at_least(1), help="Windows per step.")] = 16,
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", callback=o.at_least(1), help="Parts that a batch is cut into.")
+    ] = 1,
+    context: Annotated[
+        int | None, typer.Option("--context", callback=o.at_least(2), help="Tokens of a window.")
+    ] = None,
+    documents: Annotated[
+        str | None, typer.Option("--documents", help="packed, or windows: one text each, filled up with end tokens.")
+    ] = None,
+    vocabulary: Annotated[int, typer.Option("--vocabulary", help="Tokens to learn.")] = 2048,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", metavar="FILE", help="A tokenizer.json instead.")
+    ] = None,
+    glob: Annotated[str, typer.Option("--glob", help="Which files of a folder.")] = "*",
+    held_out: Annotated[float, typer.Option("--held-out", help="Share of the texts to evaluate on.")] = 0.05,
+    optimiser: Annotated[str, typer.Option("--optimiser", help="muon or adamw.")] = "muon",
+    rate: Annotated[float, typer.Option("--rate", help="Peak learning rate of AdamW.")] = 3e-3,
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16.")] = "fp32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
+    threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,
+    key: o.Key = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --out.")] = False,
+    json: o.Json = False,
+) -> None:
+    """Train a masked diffusion model on texts; Ctrl-C stops it, --resume goes on."""
+    with working("loading"):
+        from demask.cli.train import Material, run
+        from demask.training import Recipe
+    material = Material(tuple(files or ()), oracle, glob, held_out, documents, context, tokenizer, vocabulary)
+    recipe = Recipe(
+        steps, 600.0 if seconds is None and steps is None else seconds, batch, optimiser, rate, accumulate=accumulate,
+        precision=precision, compiled=compiled, key=key,
+    )  # fmt: skip
+    run(material, out=out, recipe=recipe, size=size, resume=resume, threads=threads, as_json=json)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder, as demask train writes it.")],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILES]", help="Texts not trained on.")] = None,
+    oracle: Annotated[str | None, typer.Option("--oracle", help="A known language instead of files: notes.")] = None,
+    texts: Annotated[int, typer.Option("--texts", callback=o.at_least(2), help="New texts of the language.")] = 256,
+    glob: Annotated[str, typer.Option("--glob", help="Which files of a folder.")] = "*",
+    rounds: Annotated[int, typer.Option("--rounds", callback=o.at_least(1), help="Masks per window.")] = 4,
+    steps: Annotated[str, typer.Option("--steps", metavar="LIST", help="Numbers of steps.")] = "4,8,16,32",
+    passes: Annotated[
+        int, typer.Option("--passes", callback=o.at_least(1), help="Forward passes for the path NLLs.")
+    ] = 1024,
+    key: o.Key = 0,
+    json: o.Json = False,
+) -> None:
+    """Score a model on texts: bits per byte by the NELBO, and the path NLL of each schedule."""
+    with working("loading"):
+        from demask.cli.eval import run
+    run(
+        model, files or [], oracle=oracle, texts=texts, glob=glob, rounds=rounds, steps=steps, passes=passes, key=key,
+        as_json=json,
+    )  # fmt: skip
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(help="Text to continue; - reads stdin. Nothing: from the start.")
+    ] = None,
+    model: o.ModelOption = o.MODEL,
+    n: Annotated[int, typer.Option("--n", callback=o.at_least(1), help="Samples.")] = 1,
+    key: o.Seed = 0,
+    schedule: o.Sizes = None,
+    order: o.Ranking = None,
+    steps: o.StepsAsked = None,
+    excess: o.Excess = None,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    most: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", callback=o.at_least(1), help="At most so many.  [default: all that fit]"),
+    ] = None,
+    save: o.Save = None,
+    json: o.Json = False,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Prompts from stdin, a JSON string per line; a result per line.")
+    ] = False,
+    replay: Annotated[Path | None, typer.Option("--replay", metavar="RUN.json", help="Play a saved run.")] = None,
+    step: Annotated[int | None, typer.Option("--step", help="With --replay: print the canvas after this step.")] = None,
+) -> None:
+    """Continue a prompt with a model; on a terminal, see the canvas being unmasked. In a pipe: the text alone."""
+    with working("loading"):
+        from demask.cli.generate import run
+    settings = o.settings(schedule, order, steps, excess, temperature, top_p)
+    run(
+        prompt, model, settings, n=n, key=key, max_new_tokens=most, save=save, as_json=json, jsonl=jsonl, replayed=replay,
+        step=step,
+    )  # fmt: skip
+
+
+@app.command()
+def fill(
+    template: Annotated[str, typer.Argument(help="Text with gaps, 'return [MASK:6]'; - reads stdin.")],
+    model: o.ModelOption = o.MODEL,
+    n: Annotated[int, typer.Option("--n", callback=o.at_least(1), help="Samples.")] = 1,
+    key: o.Seed = 0,
+    schedule: o.Sizes = None,
+    order: o.Ranking = None,
+    steps: o.StepsAsked = None,
+    excess: o.Excess = None,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    save: o.Save = None,
+    json: o.Json = False,
+) -> None:
+    """Fill the gaps of a text: [MASK] is one token, [MASK:6] six; what stands around them never changes."""
+    with working("loading"):
+        from demask.cli.fill import run
+    settings = o.settings(schedule, order, steps, excess, temperature, top_p)
+    run(template, model, settings, n=n, key=key, save=save, as_json=json)

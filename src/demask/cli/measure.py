@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from demask import files, plots
+from demask.canvas import ABSENT
 from demask.cli.options import LENGTH
 from demask.cli.output import console, estimated, say_json, working
 from demask.cli.source import Source
+from demask.contracts import Denoiser
 from demask.errors import OracleError, SpecError
-from demask.information.measure import Progress, measure
+from demask.information.measure import Progress, increments, measure
 from demask.information.measurement import Measurement
-from demask.oracles import Oracle
 
 
 def run(
@@ -27,6 +29,7 @@ def run(
     precision: float | None,
     sequences: int,
     key: int,
+    movement: bool,
     out: Path | None,
     resume: Path | None,
     as_json: bool,
@@ -47,7 +50,7 @@ def run(
             spent = done
             show(done, wanted, sofar)
 
-        found = measure(
+        found = (increments if movement else measure)(
             oracle, data, passes=passes, seconds=seconds, precision=precision, key=key, name=name, save=resume,
             progress=progress,
         )  # fmt: skip
@@ -78,11 +81,14 @@ def run(
 
 def _model_and_data(
     model: str, source: Source, texts: list[str], sequences: int, key: int
-) -> tuple[Oracle, Tensor, str]:
+) -> tuple[Denoiser, Tensor, str]:
     """Return the model, the sequences that it is measured on, and their name.
 
-    `chain` is the Markov chain fitted to the texts, measured on windows of them. An oracle is measured on its own samples.
+    A model folder is measured on windows of the texts, or on new texts of the language that it was trained on. `chain` is
+    the Markov chain fitted to the text, measured on windows of it. An oracle is measured on its own samples.
     """
+    if model.startswith("demask/") or Path(model).is_dir():
+        return _folder_and_data(model, source, texts, sequences, key)
     if model != "chain":
         if texts:
             raise SpecError(f"the oracle {model} is measured on its own samples; leave out {' '.join(texts)}")
@@ -102,6 +108,37 @@ def _model_and_data(
             f"--length {max(1, len(tokens) // 8)}"
         )
     return oracle, tokens[: windows * length].view(windows, length), Path(texts[0]).name if texts[0] != "-" else "stdin"
+
+
+def _folder_and_data(
+    model: str, source: Source, texts: list[str], sequences: int, key: int
+) -> tuple[Denoiser, Tensor, str]:
+    from demask.cli.train import HELD_OUT_KEY, language
+    from demask.denoisers.folder import read as read_folder
+    from demask.generate.load import find
+    from demask.training import HeldOut, read
+
+    loaded = read_folder(find(model))
+    fill, known = str(loaded.about.get("documents", "packed")), loaded.about.get("language")
+    context = loaded.denoiser.context
+    if texts:
+        contents = [text.content for text in read(texts)]
+        name = Path(texts[0]).name + (f" and {len(texts) - 1} more" if len(texts) > 1 else "")
+    elif isinstance(known, str):
+        contents, name = language(known).sample(sequences, key=2 * HELD_OUT_KEY + key), known
+    else:
+        raise SpecError(f"demask measure {model} needs TEXT to measure on: files that it was not trained on")
+    length = context if source.length is None else source.length
+    if length > context:
+        raise SpecError(f"--length {length}, but {model} has a context of {context}; expected at most that")
+    held = HeldOut.of(contents, loaded.tokenizer, context=length, fill=fill)
+    whole = held.tokens[(held.tokens != ABSENT).all(1)]
+    if len(whole) < 2:
+        raise SpecError(
+            f"{len(whole)} full windows of {length} tokens in {name}; an interval needs 2 or more: give longer texts, or a "
+            "smaller --length"
+        )
+    return loaded.denoiser, whole[torch.randperm(len(whole), generator=torch.Generator().manual_seed(key))], name
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from typer import CallbackParam, Option
 
 from demask.errors import SpecError
+
+if TYPE_CHECKING:
+    from demask.generate.recipe import Settings
 
 MARKOV: Final = 1
 SMOOTHING: Final = 0.0
@@ -96,3 +99,47 @@ Key = Annotated[int, Option("--key", help="The seed; equal keys give equal outpu
 Json = Annotated[bool, Option("--json", help="Print one JSON object and nothing else.")]
 Plot = Annotated[Path | None, Option("--plot", metavar="FILE", help="Draw to a .png, .svg or .pdf file.")]
 Csv = Annotated[Path | None, Option("--csv", metavar="FILE", help="Write all rows with full precision.")]
+
+MODEL: Final = "demask/notes"
+ModelOption = Annotated[
+    str, Option("--model", metavar="NAME_OR_DIR", help="A model inside the package, or a folder of demask train.")
+]
+Seed = Annotated[int, Option("--key", "--seed", help="The seed; equal keys give equal output.")]
+Sizes = Annotated[
+    str | None,
+    Option(
+        "--schedule",
+        metavar="SPEC",
+        help="How many go at each step: uniform, 'minimax(steps=8)'.  [default: the model's]",
+    ),
+]
+Ranking = Annotated[
+    str | None, Option("--order", metavar="SPEC", help="Which go first: random, confidence.  [default: the model's]")
+]
+StepsAsked = Annotated[int | None, Option("--steps", callback=at_least(1), help="Steps.  [default: the model's]")]
+Excess = Annotated[
+    float | None,
+    Option("--excess", callback=at_least(0), help="Instead of --steps: nats per token that speed may cost."),
+]
+Temperature = Annotated[
+    float | None, Option("--temperature", callback=at_least(0), help="At which tokens are drawn; 0 takes the mode.")
+]
+TopP = Annotated[
+    float | None, Option("--top-p", callback=at_least(0), help="Probability that is kept of every law, at most 1.")
+]
+Save = Annotated[Path | None, Option("--save", metavar="RUN.json", help="Keep the run, for --replay.")]
+
+
+def settings(
+    schedule: str | None,
+    order: str | None,
+    steps: int | None,
+    excess: float | None,
+    temperature: float | None,
+    top_p: float | None,
+) -> "Settings":
+    """Return what was asked of a recipe; None where nothing was."""
+    return {
+        "schedule": schedule, "order": order, "steps": steps, "excess": excess, "temperature": temperature,
+        "top_p": top_p,
+    }  # fmt: skip

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from demask import files
+from demask import files, plots
 from demask.cli.output import console, listed, say_json
 from demask.errors import SpecError
 from demask.information.measurement import Measurement
@@ -20,8 +20,11 @@ def run(
     hedge: float,
     out: Path | None,
     as_json: bool,
+    plot: Path | None,
 ) -> None:
     """Plan and tell."""
+    if plot is not None:
+        plots.check(plot)
     if (steps is None) == (excess is None):
         raise SpecError("demask plan needs --steps or --excess, one of them: --steps 16, or --excess 0.05")
     if out is not None:
@@ -30,6 +33,8 @@ def run(
     certificate = planned.certificate
     if out is not None:
         files.write(out, (json.dumps(certificate.to_json(), indent=1) + "\n").encode())
+    if plot is not None:
+        plots.save(plots.schedule(planned.schedule), plot)
     if as_json:
         say_json(certificate.to_json())
         return
@@ -40,5 +45,6 @@ def run(
         share, sizes = planned.schedule.mixture()[0]
         screen.print(f"sizes  {listed(sizes.sizes, most=64)} (the most probable, {share:.1%})\n", soft_wrap=True)
     screen.print(certificate.text(), markup=False, soft_wrap=True)
-    if out is not None:
-        screen.print(f"wrote {out}", soft_wrap=True, markup=False)
+    for written in (out, plot):
+        if written is not None:
+            screen.print(f"wrote {written}", soft_wrap=True, markup=False)

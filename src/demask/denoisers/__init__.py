@@ -1,5 +1,6 @@
 """Denoisers: the law of each masked token, given the visible ones."""
 
-from demask.denoisers.wrap import Tempered
+from demask.denoisers.transformer import Shape, Transformer
+from demask.denoisers.wrap import Continued, Nucleus, Restricted, Tempered
 
-__all__ = ["Tempered"]
+__all__ = ["Continued", "Nucleus", "Restricted", "Shape", "Tempered", "Transformer"]

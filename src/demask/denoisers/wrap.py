@@ -1,10 +1,12 @@
 """Denoisers around denoisers: what changes the conditional law itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from demask.canvas import Canvas, Marginals
+from demask.canvas import ABSENT, Canvas, Marginals
 from demask.contracts import Denoiser
 from demask.errors import DenoiserError
 
@@ -38,3 +40,127 @@ class Tempered:
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         """Answer with the inner denoiser's laws, to be drawn from at `temperature`."""
         return self.inner(canvas, where).tempered(self.temperature)
+
+
+@dataclass(frozen=True)
+class Nucleus:
+    """Keep the fewest tokens that together have probability at least p, and renormalise.
+
+    The law that is cut is the one that tokens are drawn from, so a temperature goes inside: Nucleus(Tempered(model, t), p).
+    Orders read the cut law.
+
+    Parameters:
+        inner: any denoiser.
+        p: in (0, 1]; 1 keeps every token. Of equally probable tokens the one with the smaller id is kept first.
+
+    Raises:
+        DenoiserError: a p outside (0, 1].
+
+    Cost: a sort of the asked logits, O(M V log V), and three temporaries of their size.
+
+    Example:
+        >>> law = torch.tensor([[0.1, 0.5, 0.4]]).log()
+        >>> one = torch.tensor([[True]])
+        >>> Nucleus(lambda canvas, where: Marginals(where, law), 0.8)(Canvas.blank(1, 1), one).logits.exp()
+        tensor([[0.0000, 0.5000, 0.4000]])
+
+    Reference: Holtzman et al., The curious case of neural text degeneration, 2020, arXiv 1904.09751.
+    """
+
+    inner: Denoiser
+    p: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p <= 1:
+            raise DenoiserError(f"top-p of {self.p}; expected a probability in (0, 1]: 1 keeps every token")
+
+    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
+        """Answer with the inner denoiser's laws, cut to their nucleus."""
+        answer = self.inner(canvas, where)
+        if self.p == 1 or answer.temperature == 0:
+            return answer
+        ranked, index = answer.logits.sort(dim=-1, descending=True, stable=True)
+        share = (ranked / answer.temperature).softmax(-1, dtype=torch.promote_types(ranked.dtype, torch.float32))
+        beyond = share.cumsum(-1) - share >= self.p
+        return replace(answer, logits=answer.logits.masked_fill(beyond.scatter(-1, index, beyond), -torch.inf))
+
+
+@dataclass(frozen=True, eq=False)
+class Restricted:
+    """Allow some tokens only, everywhere or at some positions, and renormalise.
+
+    Parameters:
+        inner: any denoiser.
+        allowed: (V,) bool.
+        places: the positions that this is about; None for all.
+
+    Raises:
+        DenoiserError: nothing is allowed.
+
+    Cost: a copy of the asked logits.
+
+    Example:
+        >>> from demask.oracles import parity
+        >>> Restricted(parity(4), torch.tensor([True, False])).places is None
+        True
+    """
+
+    inner: Denoiser
+    allowed: Tensor
+    places: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.allowed.ndim != 1 or self.allowed.dtype != torch.bool or not bool(self.allowed.any()):
+            raise DenoiserError(
+                f"allowed tokens of shape {tuple(self.allowed.shape)}, {self.allowed.dtype}, {int(self.allowed.sum())} of "
+                "them; expected (V,) torch.bool with one True or more"
+            )
+
+    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
+        """Answer with the inner denoiser's laws, without the other tokens."""
+        answer = self.inner(canvas, where)
+        barred = ~self.allowed
+        if self.places is not None:
+            here = torch.zeros(where.shape[1], dtype=torch.bool, device=where.device)
+            here[list(self.places)] = True
+            barred = here.expand_as(where)[where][:, None] & barred
+        return replace(answer, logits=answer.logits.masked_fill(barred, -torch.inf))
+
+
+@dataclass(frozen=True)
+class Continued:
+    """Continue every row to `window` positions of which nothing is known.
+
+    A model that was trained on windows of that many tokens takes the end of a shorter canvas for something it never saw. So
+    the canvas is asked with masked positions after its own, and in the place of absent ones at its right: what is masked
+    is what may be anything, and the answer is the law given the visible tokens alone.
+
+    Raises:
+        DenoiserError: a canvas longer than the window.
+
+    Cost: that of a pass over the whole window.
+
+    Example:
+        >>> from demask.oracles import Chain
+        >>> short = Canvas.blank(1, 2)
+        >>> Continued(Chain.markov([0.6, 0.4], [[0.8, 0.2], [0.3, 0.7]], length=9), 9)(short, short.masked).logits.exp()
+        tensor([[0.6000, 0.4000],
+                [0.6000, 0.4000]], dtype=torch.float64)
+    """
+
+    inner: Denoiser
+    window: int
+
+    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
+        """Answer with the inner denoiser's laws on the longer canvas."""
+        more = self.window - canvas.shape[1]
+        if more < 0:
+            raise DenoiserError(
+                f"a canvas of {canvas.shape[1]} positions for a window of {self.window}; shorten the text"
+            )
+        absent = (canvas.tokens == ABSENT) & ~canvas.masked
+        if not more and not bool(absent.any()):
+            return self.inner(canvas, where)
+        tokens = pad(canvas.tokens.masked_fill(absent, 0), (0, more))
+        masked = pad(canvas.masked | absent, (0, more), value=True)
+        return replace(self.inner(Canvas(tokens, masked), pad(where, (0, more), value=False)), where=where)

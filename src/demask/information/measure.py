@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -27,12 +27,13 @@ from demask.contracts import Denoiser
 from demask.curve import Estimate
 from demask.errors import CurveError
 from demask.information.measurement import Floats, Measurement, check_grid, read_json
-from demask.information.paths import Paths, Problem, ask, default_grid
+from demask.information.paths import Paths, Problem, ask, default_grid, short_grid
 
 Progress = Callable[[int, int | None, Measurement], None]
 SCHEMA: Final = "demask.passes/1"
-ENDS: Final = 4  # leave-one-out passes of a path beyond its own last one
+ENDS: Final = 4  # leave-one-out passes of a path beyond its own last one; 1 on the short grid
 _PATIENCE: Final = 8  # sequences below which no precision is believed
+_ROOM: Final = 16  # paths that the budget must pay for on the full grid; otherwise the short one is taken
 _FLOOR: Final = -30.0  # log-probabilities below it are alike to a fingerprint
 
 
@@ -47,7 +48,7 @@ def measure(
     prompt: Tensor | None = None,
     key: int = 0,
     batch: int = 16,
-    ends: int = ENDS,
+    ends: int | None = None,
     name: str = "data",
     save: str | Path | None = None,
     progress: Progress | None = None,
@@ -76,11 +77,12 @@ def measure(
         passes: forward passes to spend at most, counted per row; None for as many as `seconds` or `precision` want.
         seconds: stop after the batch in which this much time has passed.
         precision: stop once the relative standard errors of TC and of DTC are at most this (and 8 sequences were seen).
-        grid: visible counts from 0 to n - 1; by default 0, 1, 2, 4, .. and n-1, n-2, n-4, .., and three about the middle.
+        grid: visible counts from 0 to n - 1; by default 0, 1, 2, 4, .. and n-1, n-2, n-4, .., and three about the middle,
+            or nine Chebyshev points where `passes` would pay for fewer than 16 paths of those.
         prompt: (N,) or (S, N) bool, positions that are always visible; n is then the number of the others.
         key: of the random orders; equal keys give equal results.
         batch: rows of one call of the denoiser.
-        ends: further leave-one-out passes per path, at most n - 1 of them are made.
+        ends: further leave-one-out passes per path, at most n - 1 of them are made; by default 4, with nine points 1.
         name: of the data, kept in the result.
         save: a file in which every finished batch is kept. If it exists, the measurement continues from it, and its
             result is the same, to the last bit, as that of a run that was never interrupted.
@@ -104,7 +106,7 @@ def measure(
     Reference: Uria, Murray and Larochelle, 2014, arXiv 1310.1757 (the order-agnostic NELBO); docs/guide/theory.md.
     """
     problem = Problem.of(data, prompt)
-    study = _Study.of(denoiser, problem, grid, ends, key, batch, name, moves=False)
+    study = _Study.of(denoiser, problem, grid, ends, passes, key, batch, name, moves=False)
     return study.run(passes, seconds, precision, save, progress)
 
 
@@ -119,7 +121,7 @@ def increments(
     prompt: Tensor | None = None,
     key: int = 0,
     batch: int = 16,
-    ends: int = ENDS,
+    ends: int | None = None,
     name: str = "data",
     save: str | Path | None = None,
     progress: Progress | None = None,
@@ -145,7 +147,7 @@ def increments(
     Reference: Wainwright, 2026, arXiv 2608.13520, Lemma 1.
     """
     problem = Problem.of(data, prompt)
-    study = _Study.of(denoiser, problem, grid, ends, key, batch, name, moves=True)
+    study = _Study.of(denoiser, problem, grid, ends, passes, key, batch, name, moves=True)
     return study.run(passes, seconds, precision, save, progress)
 
 
@@ -159,8 +161,10 @@ def per_block(
     precision: float | None = None,
     key: int = 0,
     batch: int = 16,
-    ends: int = ENDS,
+    ends: int | None = None,
     name: str = "data",
+    save: str | Path | None = None,
+    progress: Callable[[int, int, Measurement], None] | None = None,
 ) -> list[Measurement]:
     """Measure every block of a block-wise decoder: earlier blocks visible, later ones masked and never shown.
 
@@ -170,6 +174,8 @@ def per_block(
     Parameters:
         size: positions of a block.
         passes, seconds, precision: for every block, as in `measure`.
+        save: a file name such as "blocks.json"; block 32 is kept in "blocks.32.json" and so on, as by `measure`.
+        progress: called after every batch with the block's number, the number of blocks, and the result so far.
 
     Raises: CurveError, DenoiserError: as `measure`; a size < 1.
 
@@ -190,8 +196,10 @@ def per_block(
         free = ((positions >= start) & (positions < start + size)).expand_as(whole.tokens)
         part = replace(whole, shown=(positions < start).expand_as(whole.tokens), free=free)
         title = f"{name}[{start}:{min(start + size, len(positions))}]"
-        study = _Study.of(denoiser, part, None, ends, key, batch, title, moves=False)
-        out.append(study.run(passes, seconds, precision, None, None))
+        study = _Study.of(denoiser, part, None, ends, passes, key, batch, title, moves=False)
+        kept = None if save is None else Path(save).with_suffix(f".{start}{Path(save).suffix}")
+        told = None if progress is None else partial(_of_block, progress, start // size, -(-len(positions) // size))
+        out.append(study.run(passes, seconds, precision, kept, told))
     return out
 
 
@@ -235,6 +243,17 @@ def fingerprint(denoiser: Denoiser, length: int | None = None) -> str:
     return hashed.hexdigest()
 
 
+def _of_block(
+    progress: Callable[[int, int, Measurement], None],
+    block: int,
+    blocks: int,
+    _: int,
+    __: int | None,
+    sofar: Measurement,
+) -> None:
+    progress(block, blocks, sofar)
+
+
 @dataclass(frozen=True, eq=False)
 class _Study:
     """Paths, who walks them, and what is made of them."""
@@ -251,16 +270,22 @@ class _Study:
         denoiser: Denoiser,
         problem: Problem,
         grid: Any,
-        ends: int,
+        ends: int | None,
+        passes: int | None,
         key: int,
         batch: int,
         name: str,
         *,
         moves: bool,
     ) -> "_Study":
-        if batch < 1 or ends < 0:
+        if batch < 1 or (ends is not None and ends < 0):
             raise CurveError(f"batch={batch}, ends={ends}; expected batch >= 1 rows and ends >= 0 passes")
-        counts = check_grid(default_grid(problem.length) if grid is None else grid, problem.length)
+        n = problem.length
+        counts = check_grid(default_grid(n) if grid is None else grid, n)
+        tails = ENDS if ends is None else ends
+        if grid is None and passes is not None and passes < _ROOM * (len(counts) + tails):
+            counts = min(counts, check_grid(short_grid(n), n), key=len)
+            tails = 1 if ends is None else ends
         width = problem.tokens.shape[1]
         known = getattr(denoiser, "length", width)
         if known != width:
@@ -275,7 +300,7 @@ class _Study:
                 f"sequence {row} has token {int(problem.tokens[row, place])} at position {place}, but the denoiser "
                 f"knows tokens 0 to {vocabulary - 1}; encode the data with the denoiser's own vocabulary"
             )
-        return cls(Paths(denoiser, problem, counts, ends, moves), key, batch, name, fingerprint(denoiser, width))
+        return cls(Paths(denoiser, problem, counts, tails, moves), key, batch, name, fingerprint(denoiser, width))
 
     def run(
         self,

@@ -199,13 +199,13 @@ class Paths:
         """Mean over the asked positions of KL(after || before), (B,) nats."""
         asked = asked & self.problem.free[sequence]
         old, new = before.index[asked], after.index[asked]
-        parts = []
+        parts, wide = [], torch.promote_types(before.logits.dtype, torch.float32)
         for start in range(0, len(old), step := max(1, _CHUNK // before.logits.shape[1])):
             device = before.logits.device
-            q = before.logits[old[start : start + step].to(device)].double().log_softmax(-1)
-            p = after.logits[new[start : start + step].to(device)].double().log_softmax(-1)
-            parts.append(torch.where(p == -torch.inf, 0.0, p.exp() * (p - q)).sum(-1).clamp(min=0.0))  # rounding of a 0
-        moved = torch.cat(parts).cpu()
+            q = before.logits[old[start : start + step].to(device)].to(wide).log_softmax(-1)
+            p = after.logits[new[start : start + step].to(device)].to(wide).log_softmax(-1)
+            parts.append(torch.where(p == -torch.inf, 0.0, p.exp() * (p - q)).sum(-1, dtype=torch.float64))
+        moved = torch.cat(parts).cpu().clamp(min=0.0)  # rounding of a 0
         if not bool(moved.isfinite().all()):
             row, place = asked.nonzero()[int((~moved.isfinite()).nonzero()[0])].tolist()
             raise CurveError(
@@ -216,10 +216,26 @@ class Paths:
 
 
 def default_grid(length: int) -> list[int]:
-    """Return the counts 0, 1, 2, 4, .. and n-1, n-2, n-4, .., to the middle, and 3/8, 1/2 and 5/8 of n."""
+    """Return the counts 0, 1, 2, 4, .. and n-1, n-2, n-4, .., to the middle, and 3/8, 1/2 and 5/8 of n.
+
+    Example:
+        >>> default_grid(12)
+        [0, 1, 2, 4, 6, 8, 10, 11]
+    """
     powers = [1 << k for k in range(length.bit_length()) if 1 << k <= length // 2]
     left = {0, length // 2, 3 * length // 8, *powers}
     return sorted(left | {length - count for count in left if count} | {length - 1})
+
+
+def short_grid(length: int) -> list[int]:
+    """Return nine Chebyshev points from 0 to n - 1, for few paths: dense at the ends, where curves bend.
+
+    Example:
+        >>> short_grid(256)
+        [0, 10, 37, 79, 127, 176, 218, 245, 255]
+    """
+    angle = np.pi * np.arange(9) / 8
+    return sorted({int(count) for count in np.round((length - 1) * (1 - np.cos(angle)) / 2)})
 
 
 def ask(denoiser: Denoiser, canvas: Canvas, where: Tensor, sequence: Tensor | None = None) -> Marginals:

@@ -1,16 +1,22 @@
 """From a measured curve to sizes: the best for a number of steps, or the fewest steps for an excess."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from demask.canvas import Canvas
+from demask.contracts import Denoiser
 from demask.curve import Estimate
 from demask.errors import CurveError, PlanError
 from demask.information.certificate import Certificate, certify
+from demask.information.measure import fingerprint
 from demask.information.totals import Source, curve_of, standard_error
+from demask.loop import Run, sample
+from demask.orders import Random
+from demask.samplers import Parallel
 from demask.schedules import Plan, Sizes, cosine, fixed, geometric, minimax, optimal, sequential, two_number, uniform
 from demask.schedules.hedged import hedged
 
@@ -23,6 +29,41 @@ class Planned:
 
     schedule: Sizes
     certificate: Certificate
+
+    def sample(self, denoiser: Denoiser, canvas: Canvas, *, key: int, **options: Any) -> Run:
+        """Unmask uniformly random positions by the schedule; the run carries the certificate.
+
+        Parameters:
+            denoiser: the one that was measured.
+            canvas: (B, N), with as many masked positions in every row as were measured.
+            key, options: as `demask.sample` takes them.
+
+        Raises:
+            PlanError: another number of masked positions, or another model than the certificate's.
+
+        Cost: that of `demask.sample`, and 4 passes to recognise the model, if the certificate names one.
+
+        Example:
+            >>> from demask.oracles import parity
+            >>> run = plan(parity(8).curve(), steps=2).sample(parity(8), Canvas.blank(1, 8), key=0)
+            >>> run.nfe.tolist(), round(run.certificate.cost, 6)
+            ([2], 0.0)
+        """
+        told = self.certificate
+        masked = canvas.masked.sum(1).tolist()
+        odd = [row for row, count in enumerate(masked) if count != told.length]
+        if odd:
+            raise PlanError(
+                f"row {odd[0]} has {masked[odd[0]]} masked positions, the plan is certified for {told.length}; measure and "
+                f"plan for {masked[odd[0]]}"
+            )
+        if told.fingerprint and (found := fingerprint(denoiser, canvas.shape[1])) != told.fingerprint:
+            raise PlanError(
+                f"the model's fingerprint is {found}, the certificate is for {told.fingerprint}; measure this model, or use "
+                "Parallel(planned.schedule, Random()) without a certificate"
+            )
+        run = sample(denoiser, Parallel(self.schedule, Random()), canvas, key=key, **options)
+        return replace(run, certificate=told)
 
 
 def plan(

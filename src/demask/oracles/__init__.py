@@ -5,6 +5,7 @@ from demask.oracles.base import Oracle
 from demask.oracles.chain import Chain
 from demask.oracles.codes import LinearCode, parity, reed_solomon, repetition
 from demask.oracles.graphs import HMM, Tree
+from demask.oracles.notes import Notes
 from demask.oracles.table import Table
 from demask.oracles.tasks import copy, insert, latin_square, remove, replace, reverse, shuffle
 from demask.oracles.text import fit
@@ -14,6 +15,7 @@ __all__ = [
     "Alphabet",
     "Chain",
     "LinearCode",
+    "Notes",
     "Oracle",
     "Table",
     "Tree",

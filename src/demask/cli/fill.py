@@ -1,0 +1,22 @@
+"""`demask fill`: fill the gaps of a template."""
+
+from pathlib import Path
+
+from demask.cli.generate import check_save, read, show, tell
+from demask.cli.output import working
+from demask.generate import Template, load
+from demask.generate.recipe import Settings
+
+
+def run(template: str, model: str, settings: Settings, *, n: int, key: int, save: Path | None, as_json: bool) -> None:
+    """Fill and tell."""
+    check_save(save, n)
+    parsed = Template.parse(read(template))
+    with working("loading"):
+        loaded = load(model)
+    if n == 1:
+        show(loaded, parsed, key=key, settings=settings, save=save, as_json=as_json)
+        return
+    with working("filling"):
+        results = [loaded.fill(parsed, key=key, row=(0, sample), **settings) for sample in range(n)]
+    tell(results, as_json=as_json)

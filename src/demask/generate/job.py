@@ -1,0 +1,144 @@
+"""From rows to results: batches of similar length, each row as if alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from demask.canvas import ABSENT, Canvas
+from demask.chance import Keyed
+from demask.contracts import Denoiser, Sampler
+from demask.denoisers.wrap import Restricted
+from demask.errors import GenerateError
+from demask.generate.recipe import Recipe
+from demask.generate.result import Call, Frame, Result, frame
+from demask.generate.template import Layout, Tokens, spaced
+from demask.information.measurement import Measurement
+from demask.loop import Run, Status, steps
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch: what stands, what it is called (number of the prompt, of the sample), and what makes it."""
+
+    layout: Layout
+    name: tuple[int, int]
+    call: Call
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that rows have in common.
+
+    Parameters:
+        denoiser: of the model, continued to its window.
+        tokenizer: of the model.
+        window: that end tokens fill up behind a text that ends, or None.
+        device: of the denoiser.
+        recipe: temperature and top-p are taken from it.
+        sampler: that the loop turns.
+        key: of all draws.
+        ends: whether an end token may be drawn.
+        curve: of the model, or None.
+    """
+
+    denoiser: Denoiser
+    tokenizer: Tokens
+    window: int | None
+    device: torch.device
+    recipe: Recipe
+    sampler: Sampler[Any]
+    key: int
+    ends: bool
+    curve: Measurement | None
+
+    def results(self, rows: Sequence[Row], batch: int) -> list[Result]:
+        """Generate rows in batches of similar length, and return the results in the order of the rows."""
+        out: dict[int, Result] = {}
+
+        def shape(index: int) -> tuple[tuple[int, ...], int]:
+            return rows[index].layout.healed, len(rows[index].layout.tokens)
+
+        for _, group in groupby(sorted(range(len(rows)), key=shape), key=lambda index: shape(index)[0]):
+            members = list(group)
+            for start in range(0, len(members), batch):
+                chosen = members[start : start + batch]
+                part = [rows[index] for index in chosen]
+                passes: list[Tensor] = []
+                for run in self._runs(part):
+                    passes.append(run.nfe)
+                out.update(zip(chosen, self._tell(part, run, torch.stack(passes)), strict=True))
+        return [out[index] for index in range(len(rows))]
+
+    def stream(self, row: Row) -> Iterator[Frame | Result]:
+        """Show the canvas of one row before the first step and after every one, then the result."""
+        layout = row.layout
+        passes: list[Tensor] = []
+        size, end = len(layout.tokens), self.tokenizer.end
+        for run in self._runs([row]):
+            step = len(passes) - 1
+            passes.append(run.nfe)
+            when = run.when[0, :size]
+            masked = when == -2
+            cells = layout.cells(run.tokens[0, :size].masked_fill(masked, end).tolist())
+            yield frame(step, cells, masked.tolist(), ((when == step) & (when >= 0)).tolist(), int(run.nfe[0]))
+        yield from self._tell([row], run, torch.stack(passes))
+
+    def _runs(self, rows: Sequence[Row]) -> Iterator[Run]:
+        """Turn the loop on rows whose gaps are healed at the same positions."""
+        width = max(len(row.layout.tokens) for row in rows)
+        tokens = torch.full((len(rows), width), ABSENT)
+        masked = torch.zeros(len(rows), width, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            size = len(row.layout.tokens)
+            tokens[index, :size] = torch.tensor(row.layout.tokens)
+            masked[index, :size] = torch.tensor(row.layout.masked)
+        if rows[0].layout.template.ends:
+            more = torch.full((len(rows), ending(width, self.window)), self.tokenizer.end)
+            tokens, masked = torch.cat((tokens, more), 1), torch.cat((masked, torch.zeros_like(more).bool()), 1)
+        device, denoiser = self.device, self.denoiser
+        canvas = Canvas(tokens.to(device), masked.to(device))
+        if rows[0].layout.healed:
+            allowed = torch.tensor(spaced(self.tokenizer), device=device)
+            denoiser = Restricted(denoiser, allowed, rows[0].layout.healed)
+        if not self.ends:
+            denoiser = Restricted(denoiser, torch.arange(self.tokenizer.size, device=device) != self.tokenizer.end)
+        prompts, samples = torch.tensor([row.name for row in rows], device=device).unbind(1)
+        chance = Keyed.of(self.key, samples).fork("prompt", prompts)
+        return steps(self.recipe.wrap(denoiser), self.sampler, canvas, key=chance)
+
+    def _tell(self, rows: Sequence[Row], run: Run, passes: Tensor) -> Iterator[Result]:
+        """Tell of every row; `passes` are (1 + steps, B), those before the first step in front."""
+        if run.status is not Status.FINISHED:
+            raise GenerateError(
+                "the rows are not finished after 4096 steps; use a schedule that unmasks more at a time"
+            )
+        end = self.tokenizer.end
+        certificate = cache(partial(self.recipe.certificate, self.curve))
+        columns = (run.tokens, run.when, passes.T, run.steps)
+        for row, tokens, when, nfe, count in zip(rows, *(column.tolist() for column in columns), strict=True):
+            layout, size = row.layout, len(row.layout.tokens)
+            tokens, when = tokens[:size], when[:size]
+            gaps = layout.texts(tokens)
+            new = [token for token, step in zip(tokens, when, strict=True) if step >= 0]
+            yield Result(
+                text=layout.write(gaps),
+                gaps=gaps,
+                tokens=tuple(tokens),
+                when=tuple(when),
+                cells=layout.cells(tokens),
+                new=new.index(end) + 1 if end in new else len(new),
+                passes=tuple(nfe[1 : count + 1]),
+                law=run.law,
+                certificate=certificate(sum(step >= 0 for step in when)),
+                call=row.call,
+            )
+
+
+def ending(length: int, window: int | None) -> int:
+    """Return how many end tokens stand behind a text that ends after `length` tokens."""
+    return 1 if window is None else max(0, window - length)

@@ -1,0 +1,342 @@
+"""A model and its tokenizer: generate, fill, stream, score."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import log
+from typing import Any, Final, Unpack, overload
+
+import torch
+
+from demask.contracts import Denoiser
+from demask.curve import Estimate
+from demask.denoisers.wrap import Continued
+from demask.errors import GenerateError
+from demask.generate.job import Job, Row, ending
+from demask.generate.recipe import Recipe, Settings
+from demask.generate.result import Call, Frame, Result
+from demask.generate.template import Layout, Template, Tokens
+from demask.information.measure import measure
+from demask.information.measurement import Measurement
+from demask.samplers import Ended
+
+_MOST: Final = 1 << 31  # prompts and samples that have names
+
+
+@dataclass(frozen=True)
+class Score:
+    """How probable a model finds a text: an upper bound on -log p(text), the mean over random orders.
+
+    Parameters:
+        nelbo: nats, with the standard error of the orders drawn.
+        tokens: that were scored, end tokens among them.
+        bytes: of the text in UTF-8.
+    """
+
+    nelbo: Estimate
+    tokens: int
+    bytes: int
+
+    @property
+    def bits_per_byte(self) -> Estimate:
+        """The same in bits per byte of the text."""
+        scale = 1 / (log(2) * self.bytes)
+        return Estimate(self.nelbo * scale, self.nelbo.error * scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A denoiser with its tokenizer, ready to generate.
+
+    Parameters:
+        denoiser: asked on canvases of at most `context` positions.
+        tokenizer: `demask.tokenizer.Tokenizer`, or anything with its size, end, encode and decode.
+        context: the most positions of a canvas.
+        name: by which `load` finds it.
+        window: every row is continued to this many positions by masked ones, since the model was trained on such windows;
+            None: rows end where their text or their last gap ends.
+        filled: whether a text that ends is followed by end tokens up to the window, or by one and then nothing.
+        about: what its folder says of it.
+        recipe: how it is sampled by default.
+        curve: as measured on held-out windows, or None.
+
+    Example:
+        >>> from demask.oracles import Chain
+        >>> from demask.tokenizer import Tokenizer
+        >>> chain = Chain.markov([0.5, 0.5, 0.0], [[0.0, 0.9, 0.1], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], length=9)
+        >>> model = Model(chain, Tokenizer.words(["tick", "tock"]), context=9, window=9)
+        >>> model.generate("tick", 4, key=3).text
+        'tick tock tick tock tick'
+        >>> model.fill("tick [MASK] tick").text
+        'tick tock tick'
+    """
+
+    denoiser: Denoiser
+    tokenizer: Tokens
+    context: int
+    name: str = ""
+    window: int | None = None
+    filled: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
+    curve: Measurement | None = None
+
+    @overload
+    def generate(
+        self,
+        prompt: str = "",
+        max_new_tokens: int | None = None,
+        *,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        batch: int = 16,
+        **settings: Unpack[Settings],
+    ) -> Result: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | list[str] = "",
+        max_new_tokens: int | None = None,
+        *,
+        n: int,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        batch: int = 16,
+        **settings: Unpack[Settings],
+    ) -> list[Result]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: list[str],
+        max_new_tokens: int | None = None,
+        *,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        batch: int = 16,
+        **settings: Unpack[Settings],
+    ) -> list[Result]: ...
+
+    def generate(
+        self,
+        prompt: str | list[str] = "",
+        max_new_tokens: int | None = None,
+        *,
+        n: int | None = None,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        batch: int = 16,
+        **settings: Unpack[Settings],
+    ) -> Result | list[Result]:
+        """Continue a prompt, up to the end of the text or of the room there is.
+
+        Every row is generated as if it were alone: its tokens depend on the key, its prompt and its name (number of the
+        prompt, number of the sample), not on the others. A prompt that ends in a space is continued by a token that
+        begins with one, where tokens are pieces of text.
+
+        Parameters:
+            prompt: a text, which is never changed, or a list of texts.
+            max_new_tokens: at most so many; by default as many as the context has room for.
+            n: samples per prompt; their sizes are stratified.
+            key: any integer.
+            row: name of the first row, to make one row of a batch again.
+            batch: rows at a time.
+            settings: schedule, order, steps, excess, pace, temperature, top_p, sampler; see `Recipe`.
+
+        Returns:
+            A result for one prompt without `n`; otherwise a list, the samples of a prompt side by side.
+
+        Raises:
+            GenerateError: a prompt that leaves no room, max_new_tokens < 1, settings that contradict each other.
+            TokenizerError: text that the tokenizer cannot represent.
+
+        Cost: memory for `batch` rows at a time; one NFE per step and unfinished row.
+        """
+        recipe = self.recipe.changed(settings)
+        given = [prompt] if isinstance(prompt, str) else list(prompt)
+        samples = 1 if n is None else n
+        for name, number in (("n", samples), ("batch", batch)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise GenerateError(f"{name} = {number!r}; expected an integer >= 1")
+        rows = []
+        for index, text in enumerate(given):
+            layout = self._continuation(text, max_new_tokens)
+            for sample in range(samples):
+                place = (row[0] + index, row[1] + sample)
+                call = self._call("generate", {"prompt": text, "max_new_tokens": max_new_tokens}, key, place, settings)
+                rows.append(Row(layout, place, call))
+        results = self._job(recipe, key, ends=True).results(rows, batch)
+        return results[0] if isinstance(prompt, str) and n is None else results
+
+    def fill(
+        self,
+        template: str | Template,
+        *,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        **settings: Unpack[Settings],
+    ) -> Result:
+        r"""Fill the gaps of a template, `"def add(a, b):\n    return [MASK:6]"`; see `Template.parse`.
+
+        What stands outside the gaps never changes, byte for byte. A gap takes exactly its number of tokens, none of them
+        the end token. What follows the template is unknown to the model, unless the template ends with `[END]`.
+
+        Parameters:
+            template: text with marks, or a `Template`.
+            key, row, settings: as for `generate`.
+
+        Raises:
+            GenerateError: an unknown mark, no gap, a template longer than the context.
+            TokenizerError: text that the tokenizer cannot represent.
+        """
+        recipe = self.recipe.changed(settings)
+        one = self._template(template, key, row, settings)
+        return self._job(recipe, key, ends=False, last=one.layout.template.ends).results([one], 1)[0]
+
+    def stream(
+        self,
+        prompt: str | Template = "",
+        max_new_tokens: int | None = None,
+        *,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        **settings: Unpack[Settings],
+    ) -> Iterator[Frame | Result]:
+        """Show the canvas before the first step and after every one, then the result.
+
+        The result is that of `generate`, or of `fill` for a `Template`. A reader that stops early costs no further pass.
+        """
+        recipe = self.recipe.changed(settings)
+        if isinstance(prompt, Template):
+            one = self._template(prompt, key, row, settings)
+        else:
+            arguments = {"prompt": prompt, "max_new_tokens": max_new_tokens}
+            call = self._call("generate", arguments, key, row, settings)
+            one = Row(self._continuation(prompt, max_new_tokens), row, call)
+        ends = not isinstance(prompt, Template)
+        return self._job(recipe, key, ends=ends, last=one.layout.template.ends).stream(one)
+
+    def again(self, call: Call) -> Result:
+        """Make a result again.
+
+        Raises:
+            GenerateError: a call of another method.
+        """
+        arguments: dict[str, Any] = dict(call.arguments)
+        if "row" in arguments:
+            arguments["row"] = tuple(arguments["row"])
+        if call.method == "generate":
+            result: Result = self.generate(str(arguments.pop("prompt")), **arguments)
+            return result
+        if call.method == "fill":
+            return self.fill(**arguments)
+        raise GenerateError(f"the method {call.method!r}; expected 'generate' or 'fill'")
+
+    def score(self, text: str, *, ends: bool = True, passes: int = 512, key: int = 0, batch: int = 32) -> Score:
+        """Return the NELBO of a text, an upper bound on -log p(text), with its interval over random orders.
+
+        Parameters:
+            text: to be scored.
+            ends: whether the text ends here, so that the end tokens behind it count too; else what follows is unknown.
+            passes: forward passes to spend.
+            key: of the orders.
+            batch: rows at a time.
+
+        Raises:
+            GenerateError: an empty text, or one longer than the context.
+            CurveError: too few passes for an interval.
+
+        Example:
+            >>> from demask.oracles import Chain
+            >>> from demask.tokenizer import Tokenizer
+            >>> model = Model(Chain.markov([0.5, 0.5, 0.0], [[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0]], length=6),
+            ...               Tokenizer.words(["tick", "tock"]), context=6, window=6)
+            >>> low, high = model.score("tick tock").nelbo.interval()
+            >>> low <= 3 * log(2) <= high  # 1/2 to begin, 1/2 to go on, 1/2 to end
+            True
+        """
+        tokens = self.tokenizer.encode(text)
+        if not tokens:
+            raise GenerateError("an empty text; expected one or more tokens to score")
+        tokens += [self.tokenizer.end] * (ending(len(tokens), self._filled) if ends else 0)
+        self._fits(len(tokens))
+        data = torch.tensor([tokens], device=self._device).expand(max(2, passes), -1)
+        nelbo = measure(self._asked(ends=ends), data, passes=passes, key=key, batch=batch, ends=0).nelbo
+        return Score(nelbo, len(tokens), len(text.encode()))
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return torch.device(getattr(self.denoiser, "device", "cpu"))
+
+    @property
+    def _filled(self) -> int | None:
+        """The window that end tokens fill up, or None."""
+        return self.window if self.filled else None
+
+    def _asked(self, *, ends: bool) -> Denoiser:
+        """Return what is asked on rows whose text ends with them, or goes on unknown."""
+        return (
+            self.denoiser
+            if self.window is None or (ends and not self.filled)
+            else Continued(self.denoiser, self.window)
+        )
+
+    def _job(self, recipe: Recipe, key: int, *, ends: bool, last: bool = False) -> Job:
+        """Return what rows have in common; `ends`: the end may be drawn, `last`: their text ends with them."""
+        sampler = recipe.open(self.curve)
+        return Job(
+            denoiser=self._asked(ends=last),
+            tokenizer=self.tokenizer,
+            window=self._filled,
+            device=self._device,
+            recipe=recipe,
+            sampler=Ended(sampler, self.tokenizer.end) if ends else sampler,
+            key=key,
+            ends=ends,
+            curve=self.curve,
+        )
+
+    def _fits(self, length: int) -> None:
+        if length > self.context:
+            raise GenerateError(
+                f"{length} tokens for a context of {self.context}; shorten the text by {length - self.context}"
+            )
+
+    def _continuation(self, prompt: str, most: int | None) -> Layout:
+        if not isinstance(prompt, str):
+            raise GenerateError(f"a prompt of type {type(prompt).__name__}; expected a text, or a list of texts")
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise GenerateError(f"max_new_tokens = {most!r}; expected an integer >= 1, or None for as many as fit")
+        shown = len(Layout.of(Template((prompt, 1)), self.tokenizer).tokens) - 1
+        room = self.context - shown
+        if room < 1:
+            raise GenerateError(
+                f"the prompt has {shown} tokens and leaves no room in a context of {self.context}; "
+                f"shorten it to {self.context - 1} or fewer"
+            )
+        if most is not None and most > room:
+            raise GenerateError(
+                f"max_new_tokens = {most}, but the prompt's {shown} tokens leave room for {room} in a context of "
+                f"{self.context}; write max_new_tokens={room}, or shorten the prompt"
+            )
+        return Layout.of(Template((prompt, room if most is None else most)), self.tokenizer)
+
+    def _template(self, template: str | Template, key: int, row: tuple[int, int], settings: Settings) -> Row:
+        parsed = Template.parse(template) if isinstance(template, str) else template
+        layout = Layout.of(parsed, self.tokenizer)
+        self._fits(len(layout.tokens) + parsed.ends)
+        return Row(layout, row, self._call("fill", {"template": str(parsed)}, key, row, settings))
+
+    def _call(self, method: str, arguments: dict[str, Any], key: int, row: tuple[int, int], settings: Settings) -> Call:
+        if any(isinstance(x, bool) or not isinstance(x, int) or not 0 <= x < _MOST for x in row) or len(row) != 2:
+            raise GenerateError(
+                f"row = {row!r}; expected two integers >= 0: number of the prompt, number of the sample"
+            )
+        plain = {
+            name: value if isinstance(value, str | int | float) else repr(value)
+            for name, value in settings.items()
+            if value is not None
+        }
+        named = {"row": list(row)} if tuple(row) != (0, 0) else {}
+        return Call(self.name, method, {**arguments, "key": key, **named, **plain})

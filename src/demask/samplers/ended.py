@@ -1,0 +1,66 @@
+"""Stop at the end-of-text token without paying for what follows."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from demask.canvas import Canvas
+from demask.contracts import Chance, Denoiser, Info, Law, Sampler
+from demask.samplers.parallel import State
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Write the end token to the end of the row as soon as one stands, and ask for nothing behind it.
+
+    After every step of the inner sampler, with p the first position of a row at which the sampler has unmasked the end
+    token: every position behind p that was masked at the beginning becomes the end token, also one where something else
+    had been drawn. What was given is never touched. A row is done when all before its first end token is unmasked.
+
+    Schedules count such positions as unmasked, since they are known: boundaries are passed, none is moved, and no row
+    takes more steps than planned. `Info.kept` names the tokens that were drawn; the others were not asked for.
+
+    Law: the inner sampler's, of the text up to the first end token, for the denoiser that is certain of the end behind a
+    visible end and answers as the given one elsewhere. That is the given one itself where it puts probability 1 on the
+    end token behind an end token: then one token per step is exact. Where it does not, the tokens *before* the end see
+    end tokens behind it, instead of what the denoiser would have drawn there, and their law is that of this context.
+
+    Cost: no NFE, and none for the positions behind the end; O(B N) per step.
+
+    Parameters:
+        inner: `Parallel`, or a sampler with its state.
+        end: the end token.
+
+    Example:
+        >>> import torch
+        >>> from demask import LeftToRight, Parallel, oracles, sample, uniform
+        >>> words = oracles.Table.dense([[0.0, 0.0], [0.0, 1.0]])
+        >>> run = sample(words, Ended(Parallel(uniform(2, 2), LeftToRight()), 1), Canvas.blank(1, 2), key=0)
+        >>> run.tokens.tolist(), run.nfe.tolist()
+        ([[1, 1]], [1])
+    """
+
+    inner: Sampler[State]
+    end: int
+
+    @property
+    def law(self) -> Law:
+        """The inner sampler's."""
+        return self.inner.law
+
+    def init(self, canvas: Canvas, chance: Chance) -> State:
+        """Return the state of a run that begins with `canvas`."""
+        return self.inner.init(canvas, chance)
+
+    def step(self, state: State, denoiser: Denoiser, chance: Chance) -> tuple[State, Info]:
+        """Return the state after one step of the inner sampler and the end that it may have drawn."""
+        state, info = self.inner.step(state, denoiser, chance)
+        canvas = info.canvas
+        ended = state.start & ~canvas.masked & (canvas.tokens == self.end)
+        behind = state.start & (ended.cumsum(1) > 0)
+        canvas = Canvas(canvas.tokens.masked_fill(behind, self.end), canvas.masked & ~behind)
+        return replace(state, canvas=canvas), replace(info, canvas=canvas)
+
+    def done(self, state: State) -> Tensor:
+        """Return the rows in which nothing is masked, (B,) bool."""
+        return self.inner.done(state)

@@ -1,0 +1,146 @@
+"""`demask generate` and `demask fill`, in a pipe and on a pretended terminal."""
+
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from demask.cli import live
+from demask.denoisers.folder import write
+from demask.denoisers.transformer import Network, Shape, Transformer
+from demask.generate import Result, load
+from demask.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    tokenizer = Tokenizer.words(["tick", "tock", "."])
+    torch.manual_seed(1)
+    network = Network(Shape(tokenizer.size, 16, 16, 1, 2, 32))
+    folder = tmp_path_factory.mktemp("models") / "clock"
+    write(folder, Transformer(network), tokenizer, card="a test", about={})
+    return folder
+
+
+def test_in_a_pipe_there_is_only_the_text(model, demask):
+    result = demask("generate", "tick tock", "--model", model, "--key", 3)
+    assert result.stdout == load(model).generate("tick tock", key=3).text + "\n"
+    assert result.stderr == ""
+    assert demask("generate", "-", "--model", model, "--seed", 3, input="tick tock\n").stdout == result.stdout
+
+
+def test_options_are_those_of_the_library(model, as_json):
+    options = ("--steps", 3, "--order", "confidence", "--temperature", 0.5, "--top-p", 0.9, "--max-new-tokens", 6)
+    told = as_json("generate", "tick", "--model", model, *options, "--schedule", "uniform", "--key", 2)
+    same = load(model).generate(
+        "tick", 6, key=2, schedule="uniform", steps=3, order="confidence", temperature=0.5, top_p=0.9
+    )
+    assert Result.from_json(told) == same
+
+
+def test_many(model, demask, as_json):
+    out = demask("generate", "tick", "--model", model, "--n", 3).stdout
+    texts = [result.text for result in load(model).generate("tick", n=3)]
+    assert out == "".join(f"--- {number} of 3\n{text}\n" for number, text in enumerate(texts, start=1))
+    told = as_json("generate", "tick", "--model", model, "--n", 3)
+    assert [body["text"] for body in told["results"]] == texts
+
+
+def test_json_lines(model, demask, refused):
+    lines = demask("generate", "--jsonl", "--model", model, input='"tick"\n{"prompt": "tock ."}\n').stdout.splitlines()
+    expected = load(model).generate(["tick", "tock ."], n=1)
+    assert [Result.from_json(json.loads(line)) for line in lines] == expected
+    line = refused("generate", "--jsonl", "--model", model, input='"tick"\ntock\n')
+    assert "line 2" in line
+    assert "jq" in line
+
+
+def test_fill(model, demask, as_json):
+    out = demask("fill", "tick [MASK:3] . tock [END]", "--model", model, "--key", 1).stdout
+    assert out == load(model).fill("tick [MASK:3] . tock [END]", key=1).text + "\n"
+    assert out.startswith("tick ")
+    assert out.endswith(" . tock\n")
+    told = as_json("fill", "tick [MASK] .", "--model", model, "--n", 2)
+    assert len(told["results"]) == 2
+
+
+def test_a_saved_run_is_played_again(model, demask, refused, tmp_path):
+    path = tmp_path / "RUN.json"
+    text = demask("generate", "tick", "--model", model, "--save", path, "--steps", 4, "--order", "lefttoright").stdout
+    result = Result.load(path)
+    lines = demask("generate", "--replay", path).stdout.splitlines()
+    assert len(lines) == result.steps + 1
+    assert lines[0] == "   0  tick" + "░" * 15
+    assert lines[-1] == f"{result.steps:4d}  {text.rstrip()}"
+    assert demask("generate", "--replay", path, "--step", result.steps).stdout == text
+    assert "░" in demask("generate", "--replay", path, "--step", 1).stdout
+    assert "steps 0" in refused("generate", "--replay", path, "--step", result.steps + 1)
+    path.write_text(path.read_text()[:-9])
+    assert "was cut" in refused("generate", "--replay", path)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["generate", "tick tack"], ["'tack'", "unknown"]),
+        (["generate", "tick", "--max-new-tokens", 0], ["--max-new-tokens 0"]),
+        (["generate", "tick", "--max-new-tokens", 99], ["room for 15"]),
+        (["generate", " ".join(["tick"] * 20)], ["20 tokens", "context of 16"]),
+        (["generate", "tick", "--schedule", "minmax"], ["minmax", "minimax"]),
+        (["generate", "tick", "--order", "alphabetical"], ["no order"]),
+        (["generate", "tick", "--steps", 4, "--excess", 0.1], ["one of them"]),
+        (["generate", "tick", "--top-p", 2], ["top-p", "(0, 1]"]),
+        (["generate", "tick", "--n", 2, "--save", "x.json"], ["--save", "--json"]),
+        (["generate", "tick", "--save", "/no/such/x.json"], ["mkdir -p"]),
+        (["generate", "tick", "--step", 2], ["--replay"]),
+        (["generate", "--replay", "missing.json"], ["missing.json", "no such file"]),
+        (["fill", "tick"], ["[MASK"]),
+        (["fill", "tick [MASK:0]"], ["[MASK:0]"]),
+        (["fill", "tick [MSAK:3]"], ["[MSAK:3]", "\\[MSAK:3]"]),
+    ],
+)
+def test_refusals(model, refused, args, words):
+    line = refused(*args, "--model", model)
+    for word in words:
+        assert word in line
+
+
+def test_a_model_that_does_not_exist(refused, tmp_path):
+    assert "demask train" in refused("generate", "--model", "demask/nothing")
+    assert str(tmp_path) in refused("generate", "--model", tmp_path)
+
+
+def test_an_interrupt_leaves_no_file(model, demask, monkeypatch, tmp_path):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("demask.generate.job.Job.stream", interrupted)
+    result = demask("generate", "tick", "--model", model, "--save", tmp_path / "RUN.json", code=130)
+    assert (result.stdout, result.stderr) == ("", "demask: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_live_view_shows_every_step(model, monkeypatch):
+    monkeypatch.setattr(live, "_SHOW", 0.0)
+    screen = Console(force_terminal=True, width=60, height=12, record=True, no_color=True)
+    result = live.watch(load(model).stream("tick", 9, steps=3, key=1), screen, 3)
+    shown = screen.export_text()
+    assert result == load(model).generate("tick", 9, steps=3, key=1)
+    for step in range(result.steps + 1):
+        assert f"step {step} of 3   NFE {step}" in shown
+    assert "░" in shown
+
+
+def test_the_scrubber_follows_the_keys(model, monkeypatch, tmp_path):
+    """End, left, home, right, right, quit: the steps shown."""
+    monkeypatch.setattr(live, "_raw", __import__("contextlib").nullcontext)
+    keys = iter([b"\x1b[F", b"\x1b[D", b"\x1b[H", b"\x1b[C", b"\x1b[C", b"q"])
+    monkeypatch.setattr(live.os, "read", lambda handle, size: next(keys))
+    monkeypatch.setattr(live.sys, "stdin", type("Tty", (), {"fileno": lambda self: 0})())
+    seen = []
+    monkeypatch.setattr(live, "picture", lambda shown, screen, steps: seen.append(shown.step + 1) or "")
+    frames = list(load(model).generate("tick", 9, steps=4, key=1, order="lefttoright").frames())
+    live._scrub(frames, Console(force_terminal=True, width=60, height=12, record=True))
+    last = len(frames) - 1
+    assert seen == [0, last, last - 1, 0, 1, min(2, last)]

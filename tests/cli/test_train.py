@@ -1,0 +1,137 @@
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from demask.denoisers import folder
+from demask.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts")
+    for i in range(12):
+        (path / f"{i}.txt").write_text(f"the {i} cats sat on the mat, and {i + 1} dogs looked on.\n" * 8)
+    return path
+
+
+QUICK = ("--context", 16, "--steps", 2, "--batch", 2, "--vocabulary", 280)
+
+
+@pytest.fixture
+def model(texts, tmp_path, demask):
+    demask("train", texts, "--out", tmp_path / "model", *QUICK)
+    return tmp_path / "model"
+
+
+def test_train_then_eval(texts, tmp_path, demask, as_json):
+    out = tmp_path / "model"
+    result = demask("train", texts, "--out", out, *QUICK)
+    assert "bits per byte (95%:" in result.stdout
+    assert f"wrote {out}" in result.stdout
+    assert "step 2, loss" in result.stderr
+    assert "\x1b" not in result.stderr
+    assert folder.read(out).about["documents"] == "packed"
+    found = as_json("eval", out, texts / "3.txt", texts / "4.txt", "--steps", "2,4", "--passes", 64)
+    assert 2 < found["bits_per_byte"]["value"] < 12
+    assert found["entropy_nats_per_text"] is None
+    assert [(row["schedule"], row["steps"]) for row in found["path_nll_nats_per_window"]][:2] == [
+        ("uniform", 2),
+        ("uniform", 4),
+    ]
+    table = demask("eval", out, texts / "3.txt", "--steps", "2,4", "--passes", 64).stdout
+    assert "2 steps" in table
+    assert "optimal" in table
+
+
+def test_a_known_language(tmp_path, as_json):
+    out = tmp_path / "notes"
+    found = as_json("train", "--oracle", "notes", "--out", out, "--steps", 1, "--batch", 2)
+    assert found["status"] == "finished"
+    assert found["texts"] == 256
+    model = folder.read(out)
+    assert model.about["language"] == "notes"
+    assert model.denoiser.context == 100
+    scored = as_json("eval", out, "--oracle", "notes", "--texts", 8, "--rounds", 1, "--passes", 64, "--steps", "4")
+    assert scored["nats_per_text"]["value"] > scored["entropy_nats_per_text"] > 10
+
+
+def test_resume(texts, model, demask, refused):
+    assert "--resume" in refused("train", texts, "--out", model, *QUICK)
+    again = demask("train", texts, "--out", model, *QUICK, "--resume")
+    assert "2 steps" in again.stdout
+    assert "batch differ" in refused(
+        "train", texts, "--out", model, "--context", 16, "--steps", 2, "--batch", 3, "--vocabulary", 280, "--resume"
+    )
+
+
+def test_an_existing_tokenizer(texts, tmp_path, demask):
+    Tokenizer.train(["the cat"], size=260).save(tmp_path / "tokenizer.json")
+    demask("train", texts, "--out", tmp_path / "m", "--tokenizer", tmp_path / "tokenizer.json", *QUICK)
+    assert folder.read(tmp_path / "m").tokenizer == Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["TEXTS/none"], ["no such file or folder"]),
+        (["TEXTS/empty.txt"], ["empty.txt is empty"]),
+        (["TEXTS/latin1.txt"], ["byte 0xe9 at offset 1", "not UTF-8"]),
+        (["TEXTS/short.txt"], ["shorter than one window of 256", "--context"]),
+        (["TEXTS", "--glob", "*.rs"], ["*.rs", "--glob"]),
+        (["TEXTS/0.txt", "--tokenizer", "TEXTS/0.txt"], ["0.txt", "tokenizer.json"]),
+        (["TEXTS/0.txt", "--size", "huge", "--context", "8"], ["'huge'", "tiny, small, base"]),
+        (["TEXTS/0.txt", "--optimiser", "sgd"], ["'sgd'", "muon"]),
+        (["TEXTS/0.txt", "--steps", "3", "--seconds", "3"], ["exactly one"]),
+        (["TEXTS/0.txt", "--held-out", "2"], ["share of 2", "0.05"]),
+        (["TEXTS/0.txt", "--documents", "ragged"], ["'ragged'", "packed, windows"]),
+        (["TEXTS/0.txt", "--vocabulary", "10"], ["vocabulary of 10", "257"]),
+        (["TEXTS/0.txt", "--oracle", "notes"], ["one of them"]),
+        ([], ["FILES", "--oracle notes"]),
+        (["--oracle", "poems"], ["poems", "notes"]),
+        (["TEXTS/0.txt", "--out", "TEXTS/no/such/model"], ["no folder", "mkdir -p"]),
+        (["TEXTS/0.txt", "--out", "TEXTS/0.txt"], ["is a file"]),
+    ],
+)
+def test_bad_input(tmp_path, refused, args, words):
+    line = "the cat sat on the mat\n"
+    for name, content in (("0.txt", line * 200), ("empty.txt", ""), ("short.txt", line)):
+        (tmp_path / name).write_text(content)
+    (tmp_path / "latin1.txt").write_bytes("déjà".encode("latin-1"))
+    args = [arg.replace("TEXTS", str(tmp_path)) for arg in args]
+    if "TEXTS/latin1.txt" not in args and str(tmp_path) in args:
+        (tmp_path / "latin1.txt").unlink()
+    out = [] if "--out" in args else ["--out", tmp_path / "model"]
+    told = refused("train", *args, *out)
+    for word in words:
+        assert word in told
+
+
+def test_eval_refuses(texts, model, refused):
+    assert "one of them" in refused("eval", model)
+    assert "neither a folder nor one of those inside the package" in refused("eval", model / "none", texts)
+    assert "4,8,16,32" in refused("eval", model, texts, "--steps", "many")
+    (model / "model.safetensors").write_bytes(b"\x80\x04K\x01.")
+    assert "pickle" in refused("eval", model, texts)
+    body = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**body, "schema": "x"}))
+    assert "'x'" in refused("eval", model, texts)
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_a_clean_stop(tmp_path):
+    out = tmp_path / "model"
+    command = [sys.executable, "-m", "demask.cli", "train", "--oracle", "notes", "--out", str(out), "--batch", "2"]
+    with subprocess.Popen(
+        [*command, "--seconds", "300"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert "step 1," in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        stdout, stderr = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert "the same command with --resume goes on" in stdout
+    assert "Traceback" not in stderr
+    assert folder.read(out).about["steps"] >= 1
+    assert (out / "training.safetensors").exists()
