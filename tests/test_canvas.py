@@ -44,6 +44,22 @@ def test_half_precision_is_reduced_in_float32():
         assert (getattr(m, name).double() - expected[name]).abs().max() < 2e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_proper_is_a_finite_normaliser_in_every_row(dtype):
+    most = 3e4  # near the largest of float16
+    for row, proper in (
+        ([0.0, 1.0], True),
+        ([-torch.inf, 3.0], True),
+        ([most, -most], True),
+        ([-torch.inf, -torch.inf], False),
+        ([torch.inf, 0.0], False),
+        ([torch.nan, 0.0], False),
+    ):
+        m = marginals(torch.tensor([[0.0, 0.0], row, [-torch.inf, 0.0]], dtype=dtype))
+        assert m.proper is proper is bool(m.logsumexp.isfinite().all()), row
+    assert marginals(torch.zeros(0, 3, dtype=dtype)).proper
+
+
 def test_double_stays_double():
     logits = torch.randn(4, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert (marginals(logits).entropy - reference(logits)["entropy"]).abs().max() < 1e-13

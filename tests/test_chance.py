@@ -4,6 +4,7 @@ from math import comb, exp
 import pytest
 import torch
 
+from demask import chance as chance_module
 from demask.canvas import Marginals
 from demask.chance import Keyed, Scripted, Tape
 
@@ -71,6 +72,59 @@ def test_rows_keep_their_draws():
     assert torch.equal(chance.permutation(where)[keep], chance.rows(keep).permutation(where[keep]))
     mask = torch.arange(9) % 2 == 0
     assert torch.equal(chance.permutation(where)[mask], chance.rows(mask).permutation(where[mask]))
+
+
+def test_known_levels_stay_known_in_some_rows():
+    keep = torch.tensor([7, 2])
+    fresh, asked = (Keyed.of(3, torch.arange(9)).fork("sizes") for _ in range(2))
+    asked.level(torch.empty(0))
+    assert torch.equal(fresh.rows(keep).level(torch.empty(0)), asked.rows(keep).level(torch.empty(0)))
+
+
+def test_only_forks_under_words_are_remembered():
+    """What every step asks for is made once; what one step asks for is not kept for the whole run."""
+    chance = Keyed.of(1, torch.arange(3))
+    assert chance.fork("sizes") is chance.fork("sizes")
+    assert chance.fork("step", 0) is not chance.fork("step", 0)
+    assert chance.fork(torch.zeros(3, dtype=torch.int64)) is not chance.fork(torch.zeros(3, dtype=torch.int64))
+
+
+def everything_drawn(chance):
+    where = torch.tensor([[True, False, True, True], [False, True, False, True], [False, False, False, False]])
+    marginals = Marginals(where, torch.zeros(5, 1000))
+    return {
+        "level": chance.level(torch.empty(0)),
+        "categorical": chance.categorical(marginals),
+        "permutation": chance.permutation(where),
+        "weighted": chance.permutation(where, torch.arange(4.0).expand(3, 4)),
+        "subset": chance.subset(where, torch.tensor([2, 1, 0])),
+        "bernoulli": chance.bernoulli(where, torch.full((3, 4), 0.5)),
+        "multinomial": chance.multinomial(torch.tensor([5, 0, 9]), torch.tensor([0.2, 0.8])),
+    }
+
+
+def test_arrays_on_a_host_draw_what_tensors_draw(monkeypatch):
+    """A device computes with tensors, a host with arrays; a draw is the same, bit for bit."""
+    make = lambda: Keyed.of(-3, torch.tensor([4, 0, 2**32 - 1])).fork("a", torch.tensor([-5, 7, 2**62]), 2)  # noqa: E731
+    arrays = everything_drawn(make())
+    monkeypatch.setattr(chance_module, "_words", lambda x: x)
+    for name, drawn in everything_drawn(make()).items():
+        assert torch.equal(drawn, arrays[name]), name
+
+
+def test_golden_draws():
+    """A key means the same for ever."""
+    chance = Keyed.of(7, torch.tensor([3, 1, 4])).fork("step", 2)
+    drawn = everything_drawn(chance)
+    assert drawn["categorical"].tolist() == [644, 328, 533, 281, 64]
+    assert drawn["level"].tolist() == [0.01193082384733346, 0.7619308238473333, 0.38693082384733335]
+
+
+def test_a_token_is_drawn_at_the_number_of_its_position():
+    chance, where = Keyed.of(11, torch.arange(5)), torch.arange(30).view(5, 6) % 3 > 0
+    marginals = Marginals(where, torch.arange(20.0 * 50).view(20, 50).sin() * 3)
+    uniform = chance.permutation(torch.ones_like(where))
+    assert torch.equal(chance.categorical(marginals), marginals.draw(uniform[where]))
 
 
 def test_subset_and_multinomial_and_coins():

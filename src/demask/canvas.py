@@ -7,7 +7,7 @@ was asked for, one packed row of logits per asked position; every reduction is c
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import e, log2
+from math import e, isfinite, log2
 from typing import Final
 
 import torch
@@ -77,7 +77,7 @@ class Canvas:
 
     def unmask(self, where: Tensor, tokens: Tensor) -> "Canvas":
         """Show `tokens` (B, N) at the positions `where` (B, N) and leave the rest as it is."""
-        return Canvas(torch.where(where, tokens, self.tokens), self.masked & ~where)
+        return Canvas(torch.where(where, tokens, self.tokens), without(self.masked, where))
 
     def rows(self, keep: Tensor) -> "Canvas":
         """Keep some rows: `keep` is a (B,) bool or a list of row numbers."""
@@ -142,6 +142,11 @@ class Marginals:
         """Log of the normaliser of every row, (M,)."""
         top, mass = self._peak_and_mass
         return top + mass.log()
+
+    @property
+    def proper(self) -> bool:
+        """Whether every row is a distribution: no nan, no +inf, not all -inf. One small copy to the host."""
+        return isfinite(float(self._peak_and_mass[1].sum()))  # a mass is in [1, V], or nan
 
     @cached_property
     def mode(self) -> Tensor:
@@ -212,6 +217,16 @@ class Marginals:
         return replace(self, temperature=self.temperature * temperature)
 
 
+def without(where: Tensor, other: Tensor) -> Tensor:
+    """Return `where` and not `other`, both bool, in one pass.
+
+    Example:
+        >>> without(torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False]))
+        tensor([False,  True, False, False])
+    """
+    return where > other
+
+
 def _invert(weights: Tensor, level: Tensor) -> Tensor:
     """Return the first index at which the running share of `weights` (M, V) exceeds `level` (M,): the inverse CDF."""
     width = weights.shape[-1]
@@ -225,14 +240,14 @@ def _invert(weights: Tensor, level: Tensor) -> Tensor:
     tile = _search(masses, level)
     before = masses.cumsum(-1, dtype=torch.float64).gather(-1, tile[:, None])[:, 0]
     rows = torch.arange(len(weights), device=weights.device)
-    within = level - before + masses[rows, tile]
+    within = (level - before + masses[rows, tile]).clamp_(min=0.0)
     return tile * stretch + _search(tiled[rows, tile], within)
 
 
 def _search(weights: Tensor, level: Tensor) -> Tensor:
-    """Return the first index whose cumulative weight exceeds `level`, never one of weight 0."""
+    """Return the first index whose cumulative weight exceeds `level`, >= 0, never one of weight 0."""
     total = weights.cumsum(-1, dtype=torch.float64)
-    index = torch.searchsorted(total, level[:, None].clamp(min=0.0), right=True)[:, 0]
+    index = torch.searchsorted(total, level[:, None], right=True)[:, 0]
     last = (total < total[:, -1:]).sum(-1)  # the last index of positive weight, where rounding may have to end
     return torch.minimum(index, last)
 
@@ -243,7 +258,7 @@ def _powers(chunk: Tensor, temperature: float, scratch: Tensor) -> tuple[Tensor,
     exp2 costs half of exp on most CPUs, and the scaling is fused with the subtraction.
     """
     top, scale = chunk.amax(-1, keepdim=True), _LOG2_E / temperature
-    powers = torch.add(top * -scale, chunk, alpha=scale, out=scratch[: len(chunk)])
+    powers = torch.add(top * -scale, chunk, alpha=scale, out=scratch)
     return top[:, 0], powers.exp2_()
 
 
@@ -253,10 +268,14 @@ def _by_chunk(logits: Tensor, reduce: Callable[..., tuple[Tensor, ...]], *extra:
     size = max(1, rows if logits.device.type != "cpu" else min(rows, _CHUNK // max(1, width)))
     dtype = torch.float32 if logits.dtype in (torch.float16, torch.bfloat16) else logits.dtype
     scratch = torch.empty(size, width, dtype=dtype, device=logits.device)
+    if size >= rows:
+        return reduce(logits.to(dtype), scratch[:rows], *extra)
     parts = [
-        reduce(logits[start : start + size].to(dtype), scratch, *(x[start : start + size] for x in extra))
-        for start in range(0, max(rows, 1), size)
+        reduce(
+            logits[start : start + size].to(dtype),
+            scratch[: rows - start],
+            *(x[start : start + size] for x in extra),
+        )
+        for start in range(0, rows, size)
     ]
-    if len(parts) == 1:
-        return parts[0]
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))

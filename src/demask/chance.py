@@ -13,7 +13,9 @@ from itertools import pairwise, permutations
 from math import comb, exp, log
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from demask.canvas import Marginals
@@ -24,6 +26,10 @@ _MIX_1: Final = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2: Final = 0x94D049BB133111EB - (1 << 64)
 _ROW_BITS: Final = 32
 
+Words = (
+    Tensor | NDArray[np.int64]
+)  # 64 bits each: an array on a host, where that is several times faster for a few rows
+
 
 @dataclass(frozen=True, eq=False)
 class Keyed:
@@ -31,6 +37,9 @@ class Keyed:
 
     Draw number p of a row is SplitMix64 of (seed of the row + p golden ratios), the seed itself a hash of the key, the
     row's name and the labels. Good for sampling, not for cryptography. A fork costs next to nothing until it draws.
+
+    What a run asks for at every step is remembered: forks under words alone, such as those that sizes and the random order
+    are drawn from, and with them their levels and uniform numbers, (B, N). Forks under numbers, such as a step, are not.
 
     Parameters:
         path: 64 bits, a hash of the key and of the labels common to all rows.
@@ -59,38 +68,60 @@ class Keyed:
 
     def fork(self, *labels: str | int | Tensor) -> "Keyed":
         """Independent chance under the given labels."""
+        words = all(isinstance(label, str) for label in labels)
+        if words and labels in self._forks:
+            return self._forks[labels]
         path, tags = self.path, self.tags
         for label in labels:
             if isinstance(label, Tensor):
                 path, tags = _salt(path, len(tags)), (*tags, label)
             else:
                 path = _salt(path, label)
-        return Keyed(path, self.names, tags)
+        fork = Keyed(path, self.names, tags)
+        if words:
+            self._forks[labels] = fork
+        return fork
 
     def rows(self, keep: Tensor) -> "Keyed":
-        """Restrict to some rows."""
-        return Keyed(self.path, self.names[keep], tuple(tag[keep] for tag in self.tags))
+        """Restrict to some rows; levels that are known stay known."""
+        kept = Keyed(self.path, self.names[keep], tuple(tag[keep] for tag in self.tags))
+        if "_level" in self.__dict__:
+            kept.__dict__["_level"] = self._level[keep]
+        return kept
 
     @cached_property
-    def _shared(self) -> Tensor:
+    def _forks(self) -> dict[tuple[str | int | Tensor, ...], "Keyed"]:
+        return {}
+
+    @cached_property
+    def _grids(self) -> dict[int, Tensor]:
+        return {}
+
+    @cached_property
+    def _shared(self) -> Words:
         """64 bits that rows of equal tags have in common, (B,)."""
-        shared = torch.full_like(self.names, self.path)
+        shared = _words(torch.full_like(self.names, self.path))
         for tag in self.tags:
-            shared = _mix(shared ^ _mix(tag + _GOLDEN))
+            shared = _mix(shared ^ _mix(_words(tag) + _GOLDEN))
         return shared
 
     @cached_property
-    def _seeds(self) -> Tensor:
+    def _seeds(self) -> Words:
         """64 bits of each row, (B,)."""
-        return _mix(_mix(self._shared + _GOLDEN * (self.names + 1)))
+        return _mix(_mix(self._shared + _GOLDEN * (_words(self.names) + 1)))
+
+    @cached_property
+    def _level(self) -> Tensor:
+        return (_unit(_mix(self._shared)) + _radical_inverse(self.names)) % 1.0
 
     def level(self, breaks: Tensor) -> Tensor:
         """Return a uniform number per row, rows stratified by the van der Corput sequence of their names."""
-        return (_unit(_mix(self._shared)) + _radical_inverse(self.names)) % 1.0
+        return self._level
 
     def categorical(self, marginals: Marginals) -> Tensor:
         """Return one token per asked position."""
-        return marginals.draw(self._grid(marginals.where)[marginals.where])
+        row, position = (_words(index) for index in marginals.where.nonzero(as_tuple=True))
+        return marginals.draw(_unit(_mix(self._seeds[row] + _GOLDEN * (position + 1))))
 
     def outcome(self, probabilities: Tensor) -> Tensor:
         """Return one of finitely many outcomes per row."""
@@ -101,7 +132,7 @@ class Keyed:
         """Return how many of each row's tokens fall in each class: a class per token, counted."""
         rows, largest = len(total), int(total.max()) if len(total) else 0
         tokens = torch.arange(largest, device=total.device).expand(rows, largest)
-        uniform = self._grid(tokens)
+        uniform = self._grid(largest)
         edges = probabilities.to(uniform).cumsum(0)[:-1]
         kind = torch.searchsorted(edges, uniform, right=True)
         counts = torch.zeros(rows, len(probabilities), dtype=torch.int64, device=total.device)
@@ -109,11 +140,11 @@ class Keyed:
 
     def bernoulli(self, where: Tensor, probability: Tensor) -> Tensor:
         """Return independent coins."""
-        return where & (self._grid(where) < probability)
+        return where & (self._grid(where.shape[1]) < probability)
 
     def permutation(self, where: Tensor, logits: Tensor | None = None) -> Tensor:
         """Return a random ranking: independent keys, with Gumbel noise where it is weighted."""
-        keys = self._grid(where)
+        keys = self._grid(where.shape[1])
         if logits is not None:
             keys = logits - (-keys.clamp(min=2.0**-60).log()).log()
         return keys.masked_fill(~where, -torch.inf)
@@ -125,10 +156,12 @@ class Keyed:
         chosen: Tensor = (ranks < size[:, None]) & where
         return chosen
 
-    def _grid(self, where: Tensor) -> Tensor:
-        """Return a uniform number per position, (B, N) float64 in [0, 1)."""
-        positions = torch.arange(1, where.shape[1] + 1, device=where.device)
-        return _unit(_mix(self._seeds[:, None] + _GOLDEN * positions))
+    def _grid(self, width: int) -> Tensor:
+        """Return a uniform number per position, (B, width) float64 in [0, 1); not to be written to."""
+        if width not in self._grids:
+            positions = _words(torch.arange(1, width + 1, device=self.names.device))
+            self._grids[width] = _unit(_mix(self._seeds[:, None] + _GOLDEN * positions))
+        return self._grids[width]
 
 
 @dataclass
@@ -302,21 +335,26 @@ def _salt(*labels: str | int) -> int:
     return _signed(int.from_bytes(blake2b(repr(labels).encode(), digest_size=8).digest(), "big"))
 
 
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Shift right, filling with zeros: torch's own shift keeps the sign."""
+def _words(x: Tensor) -> Words:
+    return x.numpy() if x.is_cpu else x
+
+
+def _shift(x: Words, bits: int) -> Words:
+    """Shift right, filling with zeros: the shift of signed numbers keeps the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: Tensor) -> Tensor:
+def _mix(x: Words) -> Words:
     """Scramble 64 bits, one to one (the finaliser of SplitMix64)."""
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
     return x ^ _shift(x, 31)
 
 
-def _unit(x: Tensor) -> Tensor:
+def _unit(x: Words) -> Tensor:
     """Turn 64 bits into a float64 in [0, 1)."""
-    return _shift(x, 11).to(torch.float64) * 2.0**-53
+    high = _shift(x, 11)
+    return (high if isinstance(high, Tensor) else torch.from_numpy(high)).to(torch.float64) * 2.0**-53
 
 
 def _radical_inverse(names: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals
+from demask.canvas import Canvas, Marginals, without
 from demask.errors import DenoiserError
 
 
@@ -125,7 +125,7 @@ class Step:
     @cached_property
     def progress(self) -> tuple[list[int], list[int]]:
         """How many positions of the region each row has unmasked, and how many it has in all; on the host."""
-        both = torch.stack((self.region.sum(1), self.open.sum(1))).tolist()
+        both = torch.stack((self.region, self.open)).sum(2).tolist()
         return [total - left for total, left in zip(*both, strict=True)], both[0]
 
     def within(self, region: Tensor) -> "Step":
@@ -155,7 +155,7 @@ class Step:
     def marginals(self, where: Tensor) -> Marginals:
         """Ask the denoiser, or answer from what it has already said in this step."""
         known = self._memory.marginals
-        if known is None or bool((where & ~known.where).any()):
+        if known is None or bool(without(where, known.where).any()):
             known = self.denoiser(self.canvas, where)
             _check(known, where)
             self._memory.marginals = known
@@ -164,11 +164,10 @@ class Step:
     def draft(self, where: Tensor) -> Tensor:
         """Draw a token for each position of `where`: (B, N) int64, meaningless elsewhere; each position once a step."""
         memory = self._memory
-        if memory.drawn is None or memory.tokens is None or bool((where & ~memory.drawn).any()):
+        if memory.drawn is None or memory.tokens is None or bool(without(where, memory.drawn).any()):
             marginals = self.marginals(where)
-            finite = marginals.logsumexp.isfinite()
-            if not bool(finite.all()):
-                raise DenoiserError(_not_a_law(marginals, finite))
+            if not marginals.proper:
+                raise DenoiserError(_not_a_law(marginals))
             memory.drawn = where
             memory.tokens = marginals.spread(self.chance.fork("draft").categorical(marginals))
         return memory.tokens
@@ -278,8 +277,9 @@ def _check(marginals: Marginals, where: Tensor) -> None:
         )
 
 
-def _not_a_law(marginals: Marginals, finite: Tensor) -> str:
-    row, position = marginals.where.nonzero()[int((~finite).nonzero()[0])].tolist()
+def _not_a_law(marginals: Marginals) -> str:
+    first = int((~marginals.logsumexp.isfinite()).nonzero()[0])
+    row, position = marginals.where.nonzero()[first].tolist()
     return (
         f"the denoiser's logits at row {row}, position {position} are no distribution (nan, +inf, or all -inf); "
         "demask.testing.check_denoiser(denoiser, canvas) looks at every row"

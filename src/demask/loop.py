@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals
+from demask.canvas import Canvas, Marginals, without
 from demask.chance import Keyed
 from demask.contracts import Chance, Collector, Denoiser, Law, Sampler
 from demask.errors import CanvasError
@@ -132,10 +132,10 @@ def steps(
     state = sampler.init(canvas, chance.fork("run"))
     when = torch.full(canvas.shape, -1, device=canvas.device).masked_fill(canvas.masked, -2)
     count = torch.zeros(rows, dtype=torch.int64, device=canvas.device)
+    law, name = sampler.law, key if isinstance(key, int) else None
 
     def so_far(status: Status, collected: Mapping[str, Any]) -> Run:
-        name = key if isinstance(key, int) else None
-        return Run(canvas.tokens, when, meter.nfe.clone(), count, status, sampler.law, name, collected)
+        return Run(canvas.tokens, when, meter.nfe.clone(), count, status, law, name, collected)
 
     turn = 0
     done = sampler.done(state)
@@ -144,7 +144,7 @@ def steps(
         yield so_far(Status.RUNNING, {})
         state, info = sampler.step(state, meter, chance.fork("step", turn))
         canvas = info.canvas
-        when = when.masked_fill((when == -2) & ~canvas.masked, turn)
+        when = when.masked_fill(without(when == -2, canvas.masked), turn)
         count = count + ~done
         for collector in collect:
             collector.see(info)

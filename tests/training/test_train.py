@@ -172,7 +172,9 @@ def test_a_small_law_is_learned(tmp_path):
     """KL(law || the network's joint law) < 0.02, by enumeration: one token at a time, from left to right."""
     oracle = skewed(4, 2)
     shape = Shape(vocabulary=2, context=4, width=48, layers=2, heads=2, hidden=128)
-    recipe = replace(RECIPE, steps=800, batch=256, average=0.99, decay=0.0, masks=Masks(least=0.0))
+    recipe = replace(
+        RECIPE, steps=800, batch=256, average=0.99, decay=0.0, rate=3e-3, muon_rate=0.02, masks=Masks(least=0.0)
+    )
     trained = run(tmp_path / "model", recipe, shape=shape, oracle=oracle)
     exact = Transformer(trained.denoiser.network.double())  # probabilities that sum to 1 within 1e-9
     found = law(exact, Parallel(Plan((1, 1, 1, 1)), LeftToRight()), canvas=Canvas.blank(1, 4))

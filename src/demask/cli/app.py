@@ -325,7 +325,7 @@ def train(
     glob: Annotated[str, typer.Option("--glob", help="Which files of a folder.")] = "*",
     held_out: Annotated[float, typer.Option("--held-out", help="Share of the texts to evaluate on.")] = 0.05,
     optimiser: Annotated[str, typer.Option("--optimiser", help="muon or adamw.")] = "muon",
-    rate: Annotated[float, typer.Option("--rate", help="Peak learning rate of AdamW.")] = 3e-3,
+    rate: Annotated[float, typer.Option("--rate", help="Peak learning rate of AdamW.")] = 1e-3,
     precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16.")] = "fp32",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from demask.canvas import ABSENT, Canvas, Marginals
+from demask.canvas import ABSENT, Canvas, Marginals, without
 from demask.contracts import Denoiser
 from demask.errors import DenoiserError
 
@@ -158,9 +158,10 @@ class Continued:
             raise DenoiserError(
                 f"a canvas of {canvas.shape[1]} positions for a window of {self.window}; shorten the text"
             )
-        absent = (canvas.tokens == ABSENT) & ~canvas.masked
+        absent = canvas.tokens == ABSENT
         if not more and not bool(absent.any()):
             return self.inner(canvas, where)
+        absent = without(absent, canvas.masked)  # what stands under a mask means nothing
         tokens = pad(canvas.tokens.masked_fill(absent, 0), (0, more))
         masked = pad(canvas.masked | absent, (0, more), value=True)
         return replace(self.inner(Canvas(tokens, masked), pad(where, (0, more), value=False)), where=where)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from demask.canvas import Canvas
+from demask.canvas import Canvas, without
 from demask.contracts import Chance, Denoiser, Info, Law, Sampler
 from demask.samplers.parallel import State
 
@@ -56,9 +56,9 @@ class Ended:
         """Return the state after one step of the inner sampler and the end that it may have drawn."""
         state, info = self.inner.step(state, denoiser, chance)
         canvas = info.canvas
-        ended = state.start & ~canvas.masked & (canvas.tokens == self.end)
+        ended = without(state.start, canvas.masked) & (canvas.tokens == self.end)
         behind = state.start & (ended.cumsum(1) > 0)
-        canvas = Canvas(canvas.tokens.masked_fill(behind, self.end), canvas.masked & ~behind)
+        canvas = Canvas(canvas.tokens.masked_fill(behind, self.end), without(canvas.masked, behind))
         return replace(state, canvas=canvas), replace(info, canvas=canvas)
 
     def done(self, state: State) -> Tensor:

@@ -82,4 +82,4 @@ def largest(scores: Tensor, count: Tensor) -> Tensor:
     """
     index = scores.sort(dim=1, descending=True, stable=True).indices
     ranks = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, index, ranks) & (scores > -torch.inf)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, index, ranks) & (scores > -torch.inf)

@@ -376,16 +376,16 @@ def _highest(left: Floats, right: Floats) -> float:
 def _count(step: Step, plan: Callable[[int], Sizes]) -> Tensor:
     """Bring every row to the next boundary of the plan for its own number of positions."""
     done, total = (np.asarray(x, dtype=np.int64) for x in step.progress)
-    out = np.zeros(len(done), dtype=np.int64)
-    unfinished = done < total
-    lengths = np.unique(total[unfinished]).tolist()
-    for length in lengths:
-        rows = np.flatnonzero(unfinished & (total == length))
-        sizes = plan(length)
-        chance = origin(step.origin)
-        if len(rows) < len(done):
-            chance = chance.rows(torch.from_numpy(rows).to(step.canvas.device))
-        out[rows] = sizes.boundary(done[rows], chance) - done[rows]
+    chance, unfinished = origin(step.origin), done < total
+    lengths = sorted(set(total[unfinished].tolist()))
+    if len(lengths) == 1 and unfinished.all():
+        out = plan(lengths[0]).boundary(done, chance) - done
+    else:
+        out = np.zeros(len(done), dtype=np.int64)
+        for length in lengths:
+            rows = np.flatnonzero(unfinished & (total == length))
+            some = chance.rows(torch.from_numpy(rows).to(step.canvas.device))
+            out[rows] = plan(length).boundary(done[rows], some) - done[rows]
     return torch.from_numpy(out).to(step.canvas.device)
 
 

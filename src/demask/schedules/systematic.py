@@ -82,15 +82,12 @@ class Systematic(Sizes):
         """Return the next boundary."""
         level = chance.level(torch.from_numpy(self._breaks)).cpu().numpy()
         c = self._cumulated
-        turn = np.floor(c[done] + level)  # boundary number k lies where C first reaches k - U
-        end = np.asarray(done)
-        while True:
-            stuck = end <= done
-            if not stuck.any():
-                return end
+        turn = np.floor(c[done] + level) + 1  # boundary number k lies where C first reaches k - U, the last one at n
+        end: Ints = np.searchsorted(c, turn - level)
+        while (stuck := end <= done).any():  # a boundary at `done` itself, by rounding
             turn = turn + stuck
-            reached = np.searchsorted(c, turn - level)
-            end = np.where(stuck, np.where(reached < self.length, reached, self.length), end)
+            end = np.searchsorted(c, turn - level)
+        return end
 
     def draw(self, rows: int, *, key: int) -> list[Plan]:
         """Draw the sizes of `rows` rows, stratified; the same that `sample` uses for this key."""

@@ -81,7 +81,7 @@ def evaluate(
     length = present.sum(1).numpy().astype(np.float64)
     owner = held.owner[rows].numpy()
     unit = owner if len(np.unique(owner)) >= 8 else rows.numpy()
-    rate = _ratio(losses * length, length, unit)
+    rate = ratio(losses * length, length, unit)
     everything = float((held.tokens != ABSENT).sum())
 
     def scaled(factor: float) -> Estimate:
@@ -96,7 +96,7 @@ def evaluate(
     )
 
 
-def _ratio(values: np.ndarray, sizes: np.ndarray, unit: np.ndarray) -> Estimate:
+def ratio(values: np.ndarray, sizes: np.ndarray, unit: np.ndarray) -> Estimate:
     """Return sum(values) / sum(sizes), with its standard error over the units, which are independent."""
     from scipy.special import ndtri, stdtrit
 

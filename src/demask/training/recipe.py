@@ -55,8 +55,8 @@ class Recipe:
     seconds: float | None = None
     batch: int = 16
     optimiser: str = "muon"
-    rate: float = 3e-3
-    muon_rate: float = 0.02
+    rate: float = 1e-3
+    muon_rate: float = 0.005
     decay: float = 0.01
     warmup: float = 0.02
     average: float = 0.998
