@@ -26,9 +26,8 @@ _MIX_1: Final = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2: Final = 0x94D049BB133111EB - (1 << 64)
 _ROW_BITS: Final = 32
 
-Words = (
-    Tensor | NDArray[np.int64]
-)  # 64 bits each: an array on a host, where that is several times faster for a few rows
+# 64 bits each: an array on a host, where that is several times faster for a few rows.
+Words = Tensor | NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

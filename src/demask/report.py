@@ -27,7 +27,7 @@ figcaption, .faint { color: var(--faint); font-size: .9rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-td.text { text-align: left; white-space: normal; }
+th.text, td.text { text-align: left; white-space: normal; }
 td.best { font-weight: 700; } td.best::after { content: " *"; }
 pre { background: color-mix(in srgb, var(--ink) 6%, transparent); padding: .8rem; overflow-x: auto; font-size: .85rem; }
 """
@@ -98,7 +98,8 @@ estimate of the curve.</figcaption></figure>
 <p class="faint">* the least of its column. <code>optimal</code> is fitted to this curve; <code>hedged</code> keeps a share
 of the minimax schedule in case the curve is wrong.</p>
 <h3>Recommended sizes</h3>
-<div class="wide"><table><tr><th>steps</th><th>sizes</th><th>cost, nats, 95%</th></tr>{recommended}</table></div>
+<div class="wide"><table><tr><th>steps</th><th class="text">sizes</th><th>cost, nats, 95%</th></tr>
+{recommended}</table></div>
 <h3>Certificate for {middle} steps</h3>
 <pre>{escape(certificate)}</pre>"""
 

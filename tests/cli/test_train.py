@@ -58,6 +58,32 @@ def test_a_known_language(tmp_path, as_json):
     assert scored["nats_per_text"]["value"] > scored["entropy_nats_per_text"] > 10
 
 
+def test_a_trained_model_is_measured_planned_and_used(texts, model, demask, as_json, refused):
+    """From the folder to a curve on texts, from the curve to a plan, and `load` finds the curve."""
+    curve = model / "curve.json"
+    found = as_json("measure", model, texts / "3.txt", texts / "4.txt", "--passes", 64, "--out", curve)
+    assert found["length"] == 16
+    assert found["data"] == "3.txt and 1 more"
+    assert sum(as_json("plan", curve, "--steps", 4)["sizes"]) == 16
+    result = as_json("generate", "--model", model, "--steps", 4)
+    certificate = result["certificate"]
+    assert certificate["fingerprint"] == found["fingerprint"]
+    assert len(certificate["sizes"]) == 4
+    assert (
+        as_json("generate", "the", "--model", model, "--steps", 4)["certificate"] is None
+    )  # a prompt was not measured
+    assert "needs TEXT" in refused("measure", model)
+    assert "a context of 16" in refused("measure", model, texts / "3.txt", "--length", 17)
+    assert "neither a folder nor" in refused("measure", "demask/none", texts / "3.txt")
+
+
+def test_a_known_language_needs_no_text_to_measure_on(tmp_path, demask, as_json):
+    out = tmp_path / "notes"
+    demask("train", "--oracle", "notes", "--out", out, "--steps", 1, "--batch", 2)
+    found = as_json("measure", out, "--passes", 40, "--sequences", 8)
+    assert (found["data"], found["length"]) == ("notes", 100)
+
+
 def test_resume(texts, model, demask, refused):
     assert "--resume" in refused("train", texts, "--out", model, *QUICK)
     again = demask("train", texts, "--out", model, *QUICK, "--resume")
