@@ -8,45 +8,40 @@ orders at equal numbers of steps; the second says which constraints break first.
 import sys
 from time import perf_counter
 
+from demask.cli.right import SPECS, measured
 from demask.generate import load
-from demask.oracles import Notes
 
 STEPS = (8, 12, 16, 24, 32, 48)
-SCHEDULES = ("uniform", "cosine", 'minimax(target="both")', "optimal")
 ORDERS = ("Random()", "Confidence()", "Entropy()")
-ONE = 128  # steps, at least one per position
 
 
 def main(name: str = "demask/notes", count: str = "256", *orders: str) -> None:
     """Print the tables."""
-    model, notes = load(name), Notes()
-    cells: dict[tuple[str, str, int], dict] = {}
-    wanted = [(order, "uniform", ONE) for order in orders or ORDERS]
-    wanted += [(order, schedule, k) for order in orders or ORDERS for schedule in SCHEDULES for k in STEPS]
+    model, rows = load(name), []
+    chosen = orders or ORDERS
+    wanted = [(order, "uniform", None) for order in chosen]
+    wanted += [(order, spec, k) for order in chosen for spec in SPECS for k in STEPS]
     print("| order | schedule | steps | notes right | 95 % | passes | tokens per pass |\n|---|---|---|---|---|---|---|")
-    for order, schedule, steps in wanted:
-        if order != "Random()" and schedule in SCHEDULES[2:]:
+    for order, spec, steps in wanted:
+        if order != "Random()" and spec in SPECS[2:]:
             continue  # what they promise, they promise for random positions
+        if spec == "optimal" and model.curve is None:
+            continue
         begin = perf_counter()
-        chosen = None if schedule == "optimal" else schedule
-        results = model.generate("", n=int(count), key=1, batch=64, schedule=chosen, order=order, steps=steps)
-        found = notes.satisfied(result.text for result in results)
-        cells[order, schedule, steps] = found
-        low, high = found["all"].interval()
-        nfe = sum(result.nfe for result in results) / len(results)
-        pace = sum(result.new for result in results) / len(results) / nfe
-        said = "one token each" if steps == ONE else steps
+        [row] = measured(model, [(spec, steps)], order=order, texts=int(count), key=1)
+        rows.append(row)
+        said = steps or "one token each"
         print(
-            f"| {order} | {schedule} | {said} | {found['all'].value:.1%} | {low:.1%} to {high:.1%} | {nfe:.1f} | "
-            f"{pace:.2f} | <!-- {perf_counter() - begin:.0f} s -->",
+            f"| {order} | {spec} | {said} | {row.right:.1%} | {row.low:.1%} to {row.high:.1%} | {row.nfe:.1f} | "
+            f"{row.tokens_per_pass:.2f} | <!-- {perf_counter() - begin:.0f} s -->",
             flush=True,
         )
-    print("\n| constraint | " + " | ".join("one each" if k == ONE else str(k) for k in (ONE, *reversed(STEPS))) + " |")
-    print("|---" * (len(STEPS) + 2) + "|")
-    first = (orders or ORDERS)[0]
-    for constraint in notes.constraints:
-        values = [cells[first, "uniform", k][constraint].value for k in (ONE, *reversed(STEPS))]
-        print(f"| {constraint} | " + " | ".join(f"{value:.1%}" for value in values) + " |")
+    shown = [row for row in rows if row.order == chosen[0] and row.schedule == "uniform"]
+    shown = [shown[0], *reversed(shown[1:])]
+    print("\n| constraint | " + " | ".join(str(row.steps or "one each") for row in shown) + " |")
+    print("|---" * (len(shown) + 1) + "|")
+    for constraint in shown[0].held:
+        print(f"| {constraint} | " + " | ".join(f"{row.held[constraint]:.1%}" for row in shown) + " |")
 
 
 if __name__ == "__main__":

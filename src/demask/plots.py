@@ -150,6 +150,52 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     return figure
 
 
+def right(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Draw the share of texts that are right against passes per text, with 95 % intervals, a line per schedule.
+
+    Parameters:
+        rows: with the keys schedule, steps, nfe, right, low and high, as `demask compare --model --json` has them; the row
+            whose steps are None, one token at each, is drawn as the level that all others try to keep.
+
+    Raises:
+        DemaskError: matplotlib is missing, or no rows.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    if not rows:
+        raise DemaskError("no rows to draw; expected one per schedule and number of steps")
+    figure = _figure(8.6, 4.6)
+    axes = figure.subplots()
+    planned = [row for row in rows if row["steps"] is not None]
+    names = list(dict.fromkeys(row["schedule"] for row in planned))
+    styles = _styles(names)
+    ends: list[tuple[float, str, str, float]] = []
+    for name in names:
+        mine = sorted((row for row in planned if row["schedule"] == name), key=lambda row: row["nfe"])
+        colour, dash, marker, width = styles[name]
+        below = [row["right"] - row["low"] for row in mine]
+        above = [row["high"] - row["right"] for row in mine]
+        axes.errorbar(
+            [row["nfe"] for row in mine], [row["right"] for row in mine], yerr=[below, above], color=colour,
+            linestyle=dash, marker=marker, markersize=4.5, linewidth=width, elinewidth=0.7, markeredgewidth=0,
+        )  # fmt: skip
+        ends.append((mine[-1]["right"], _label(name), colour, mine[-1]["nfe"]))
+    for row in rows:
+        if row["steps"] is None:
+            axes.axhline(row["right"], color=_INK, linestyle=(0, (4, 3)), linewidth=0.9)
+            axes.annotate(
+                f"one token each, {row['nfe']:.0f} passes", (0, row["right"]), xycoords=("axes fraction", "data"),
+                xytext=(4, 3), textcoords="offset points", fontsize=8.5, color=_INK,
+            )  # fmt: skip
+    axes.set(xlabel="passes per text", ylabel="texts that satisfy every constraint", ylim=(-0.02, 1.06))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="y", color=_GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    _quiet(axes)
+    _name_ends(axes, ends)
+    return figure
+
+
 def curve(measurements: "Sequence[Measurement]") -> "Figure":
     """Draw measured loss curves: the grid with its standard errors, the rigorous band, and the line between.
 
@@ -309,14 +355,12 @@ def _styles(names: Sequence[str]) -> dict[str, tuple[str, Any, str, float]]:
 
 def _name_ends(axes: "Axes", ends: Sequence[tuple[float, str, str, float]]) -> None:
     """Write names to the right of the lines, moved apart, each tied to the end of its line."""
-    from math import log10
-
     if not ends:
         return
-    low, high = (log10(limit) for limit in axes.get_ylim())
     gap = 0.0465
     ranked = sorted(ends)
-    wanted = [(log10(value) - low) / (high - low) for value, *_ in ranked]
+    within = axes.transData + axes.transAxes.inverted()  # whatever the scales are
+    wanted = [float(within.transform((steps, value))[1]) for value, _, _, steps in ranked]
     places = _apart(wanted, gap)
     right = axes.get_xlim()[1]
     for (value, name, colour, steps), place in zip(ranked, places, strict=True):

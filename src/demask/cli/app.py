@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from demask import __version__
 from demask.cli import options as o
 from demask.cli.output import working
-from demask.errors import DemaskError
+from demask.errors import DemaskError, SpecError
 
 
 class Group(TyperGroup):
@@ -187,6 +187,16 @@ def compare(
     schedules: Annotated[
         str | None, typer.Option("--schedules", metavar="LIST", help="Specs with ; between them, instead of all.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME_OR_DIR", help="A trained model of a known language instead: demask/notes."
+        ),
+    ] = None,
+    texts: Annotated[
+        int | None, typer.Option("--texts", callback=o.at_least(1), help="With --model: texts each.  [default: 64]")
+    ] = None,
+    key: Annotated[int | None, typer.Option("--key", help="With --model: the seed.  [default: 0]")] = None,
     json: o.Json = False,
     csv: o.Csv = None,
     plot: o.Plot = None,
@@ -195,7 +205,22 @@ def compare(
 
     The path KL is exact on the distribution's information curve, with positions in random order; the guarantee needs only
     its total correlations TC and DTC; the KL of the output's own law is found by enumeration where that is small.
+
+    With --model: how many of the model's texts satisfy every constraint of its language, against the passes they cost.
     """
+    if model is not None:
+        plain = (None, None, None, o.Unit.characters, o.MARKOV, o.SMOOTHING)
+        if (text, oracle, length, unit, markov, smoothing) != plain:
+            raise SpecError(f"--model {model} has its own language; leave out what describes a text or an oracle")
+        with working("loading"):
+            from demask.cli import right
+        right.run(
+            model, steps=steps, schedules=schedules, texts=texts or right.TEXTS, key=key or 0, as_json=json,
+            csv_file=csv, plot=plot,
+        )  # fmt: skip
+        return
+    if texts is not None or key is not None:
+        raise SpecError("--texts and --key are for --model; the comparison of a known distribution draws nothing")
     with working("loading"):
         from demask.cli.compare import run
         from demask.cli.source import Source
@@ -326,6 +351,9 @@ def train(
     held_out: Annotated[float, typer.Option("--held-out", help="Share of the texts to evaluate on.")] = 0.05,
     optimiser: Annotated[str, typer.Option("--optimiser", help="muon or adamw.")] = "muon",
     rate: Annotated[float, typer.Option("--rate", help="Peak learning rate of AdamW.")] = 1e-3,
+    early: Annotated[
+        float, typer.Option("--early", help="Part of the training in which at most 30 % of a row is masked.")
+    ] = 0.1,
     precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16.")] = "fp32",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,
@@ -336,11 +364,11 @@ def train(
     """Train a masked diffusion model on texts; Ctrl-C stops it, --resume goes on."""
     with working("loading"):
         from demask.cli.train import Material, run
-        from demask.training import Recipe
+        from demask.training import Masks, Recipe
     material = Material(tuple(files or ()), oracle, glob, held_out, documents, context, tokenizer, vocabulary)
     recipe = Recipe(
         steps, 600.0 if seconds is None and steps is None else seconds, batch, optimiser, rate, accumulate=accumulate,
-        precision=precision, compiled=compiled, key=key,
+        precision=precision, compiled=compiled, masks=Masks(early=early), key=key,
     )  # fmt: skip
     run(material, out=out, recipe=recipe, size=size, resume=resume, threads=threads, as_json=json)
 
