@@ -1,6 +1,7 @@
 """What parallel steps cost a real network, in notes that are still right: `demask/notes` against its grammar.
 
-Run: python benchmarks/notes.py [MODEL] [COUNT] [ORDER ...]; about ten minutes for 256 notes a cell on two cores. The first
+Run: python benchmarks/notes.py [MODEL] [COUNT] [ORDER ...]; about ten minutes for 256 notes a cell on two cores, all at
+temperature 1 (`demask compare --model` takes the model's own order and temperature). The first
 table holds the share of notes that satisfy every constraint of the grammar, with its exact 95 % interval, for schedules and
 orders at equal numbers of steps; the second says which constraints break first.
 """
@@ -28,7 +29,7 @@ def main(name: str = "demask/notes", count: str = "256", *orders: str) -> None:
         if spec == "optimal" and model.curve is None:
             continue
         begin = perf_counter()
-        [row] = measured(model, [(spec, steps)], order=order, texts=int(count), key=1)
+        [row] = measured(model, [(spec, steps)], order=order, temperature=1.0, texts=int(count), key=1)
         rows.append(row)
         said = steps or "one token each"
         print(

@@ -1,6 +1,7 @@
-"""Sample English in parallel and compare schedules on it, as a user would: `make demo`.
+"""See a small diffusion language model write, and what parallel steps cost it, as a user would: `make demo`.
 
-The text is the Python manual's own topics, which every Python brings along. Everything is written to out/.
+The model comes with the package and writes short notes full of constraints that a program checks. The chain that follows is
+fitted to the Python manual's own topics, which every Python brings along. Everything is written to out/.
 """
 
 import shlex
@@ -15,6 +16,9 @@ from demask.files import write
 OUT = Path("out")
 TEXT = OUT / "english.txt"
 COMMANDS = (
+    ["generate", "dear anna ,", "--key", "2"],
+    ["fill", "hello max , [MASK:2] julia . [MASK:10] until then [MASK:4]", "--key", "1"],
+    ["compare", "--model", "demask/notes", "--steps", "16,64", "--texts", "32", "--plot", f"{OUT / 'notes.png'}"],
     ["sample", "--text", f"{TEXT}", "--length", "256", "--steps", "32", "--plot", f"{OUT / 'sample.png'}"],
     ["schedule", "--length", "256", "--steps", "32", "--plot", f"{OUT / 'schedule.png'}"],
     [
@@ -37,7 +41,7 @@ def main() -> int:
             if end.code:
                 return int(end.code)
     print(f"\n{perf_counter() - began:.0f} seconds; see:")
-    for name in ("sample.png", "schedule.png", "compare.png", "compare.csv"):
+    for name in ("notes.png", "sample.png", "schedule.png", "compare.png", "compare.csv"):
         print(f"  {OUT / name}")
     return 0
 

@@ -36,9 +36,12 @@ KINDS: dict[str, dict[str, Entry]] = {
     "order": {
         "Blockwise": orders.Blockwise,
         "Confidence": orders.Confidence,
+        "Dilated": orders.Dilated,
         "Entropy": orders.Entropy,
         "EntropyBudget": orders.EntropyBudget,
         "Factor": orders.Factor,
+        "Hierarchical": orders.Hierarchical,
+        "Independent": orders.Independent,
         "LeftToRight": orders.LeftToRight,
         "Margin": orders.Margin,
         "Noisy": orders.Noisy,
@@ -46,7 +49,7 @@ KINDS: dict[str, dict[str, Entry]] = {
         "Threshold": orders.Threshold,
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
-    "sampler": {"Ended": samplers.Ended, "Parallel": samplers.Parallel},
+    "sampler": {"Ended": samplers.Ended, "Parallel": samplers.Parallel, "Stable": samplers.Stable},
     "oracle": {
         "copy": oracles.copy,
         "insert": oracles.insert,

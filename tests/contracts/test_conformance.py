@@ -7,7 +7,18 @@ from demask.canvas import Canvas, Marginals
 from demask.contracts import Law
 from demask.denoisers import Tempered
 from demask.oracles import Oracle, Table
-from demask.orders import Blockwise, Confidence, Entropy, EntropyBudget, Factor, Margin, Noisy, Threshold
+from demask.orders import (
+    Blockwise,
+    Confidence,
+    Entropy,
+    EntropyBudget,
+    Factor,
+    Hierarchical,
+    Independent,
+    Margin,
+    Noisy,
+    Threshold,
+)
 from demask.registry import KINDS, build
 from demask.samplers import Parallel
 from demask.schedules import PerBlock, PerRow, Plan, Systematic, Unlimited, minimax, uniform
@@ -19,6 +30,8 @@ WRAPPED = {
     "Blockwise": lambda: Blockwise(Confidence(), 2),
     "EntropyBudget": lambda: EntropyBudget(Entropy(), 0.3),
     "Factor": lambda: Factor(Confidence(), 1.0),
+    "Hierarchical": lambda: Hierarchical(Confidence(), 0.8, 0.3),
+    "Independent": lambda: Independent(Confidence(), 0.05, "mode"),
     "Noisy": lambda: Noisy(Margin(), 0.3),
     "Threshold": lambda: Threshold(Blockwise(Confidence(), 3), 0.6),
 }

@@ -82,7 +82,8 @@ def run(
         return
     screen = console()
     screen.print(
-        f"{model}: {texts} texts each, key {key}; right: all constraints of the language hold",
+        f"{model}: {texts} texts each, key {key}, {loaded.recipe.order}, temperature {loaded.recipe.temperature:g}; "
+        "right: all constraints of the language hold",
         soft_wrap=True, markup=False,
     )  # fmt: skip
     screen.print(_table(rows))
@@ -95,7 +96,8 @@ def measured(
     model: Model,
     cases: Sequence[tuple[str, int | None]],
     *,
-    order: str = "Random()",
+    order: str | None = None,
+    temperature: float | None = None,
     texts: int = TEXTS,
     key: int = 0,
 ) -> Iterator[Row]:
@@ -104,7 +106,7 @@ def measured(
     Parameters:
         model: of a language that can be checked.
         cases: a schedule's specification and its steps each; None for one token at each.
-        order: of the positions.
+        order, temperature: None for the model's own.
         texts: for each case.
         key: the same for all cases.
 
@@ -119,7 +121,7 @@ def measured(
     checker = language(str(known))
     for spec, steps in cases:
         results = model.generate(
-            "", n=texts, key=key, batch=_BATCH, order=order, steps=steps or model.context,
+            "", n=texts, key=key, batch=_BATCH, order=order, temperature=temperature, steps=steps or model.context,
             schedule=None if spec == "optimal" else spec,
         )  # fmt: skip
         found: dict[str, Share] = checker.satisfied(result.text for result in results)
@@ -127,7 +129,7 @@ def measured(
         low, high = found["all"].interval()
         held = {name: share.value for name, share in found.items() if name != "all"}
         pace = sum(result.new for result in results) / texts / nfe
-        yield Row(spec, order, steps, nfe, pace, found["all"].value, low, high, held)
+        yield Row(spec, order or str(model.recipe.order), steps, nfe, pace, found["all"].value, low, high, held)
 
 
 def _as_csv(rows: Sequence[Row]) -> str:

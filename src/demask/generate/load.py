@@ -1,12 +1,13 @@
 """Models by name or folder."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
-from demask.errors import GenerateError
+from demask.errors import CheckpointError, GenerateError
 from demask.generate.model import Model
+from demask.generate.recipe import Recipe
 from demask.information.measurement import Measurement
 
 DEFAULT: Final = "demask/notes"
@@ -44,8 +45,17 @@ def load(
         window=context,
         filled=found.about.get("documents", "packed") != "packed",
         about=found.about,
+        recipe=_recipe(found.about.get("recipe", {}), path),
         curve=Measurement.load(curve) if curve.exists() else None,
     )
+
+
+def _recipe(settings: Any, path: Path) -> Recipe:
+    """Return how the folder wants its model to be sampled where a caller asks for nothing."""
+    try:
+        return Recipe().changed(settings)
+    except (GenerateError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path}: its recipe {settings!r} cannot be used: {error}") from None
 
 
 def find(name_or_folder: str | Path) -> Path:

@@ -88,14 +88,14 @@ class Threshold(Rule):
     least: float
 
     def __post_init__(self) -> None:
-        _needs_probability(self, self.inner)
+        needs_probability(self, self.inner)
         if not 0 < self.least <= 1:
             raise OrderError(f"a threshold of {self.least}; expected a probability in (0, 1], such as 0.9")
 
     def score(self, step: Step) -> Tensor:
         """Return the inner scores, -inf where the probability is too small."""
         scores = self.inner.score(step)
-        return scores.masked_fill((scores.exp() < self.least) & ~_best(scores), -torch.inf)
+        return scores.masked_fill((scores.exp() < self.least) & ~best(scores), -torch.inf)
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,7 +124,7 @@ class Factor(Rule):
     factor: float
 
     def __post_init__(self) -> None:
-        _needs_probability(self, self.inner)
+        needs_probability(self, self.inner)
         if not self.factor > 0:
             raise OrderError(f"a factor of {self.factor}; expected a number > 0, such as 1.0")
 
@@ -215,7 +215,7 @@ class Noisy(Rule):
         return step.chance.fork("noise").permutation(scores > -torch.inf, scores / self.temperature)
 
 
-def _best(scores: Tensor) -> Tensor:
+def best(scores: Tensor) -> Tensor:
     """Return the first position of the largest score of every row, (B, N) bool."""
     places = torch.arange(scores.shape[1], device=scores.device)
     return places == scores.argmax(1, keepdim=True)
@@ -227,7 +227,8 @@ def _through(passes: Tensor, index: Tensor) -> Tensor:
     return torch.zeros_like(before).scatter(1, index, before)
 
 
-def _needs_probability(rule: object, inner: Order) -> None:
+def needs_probability(rule: object, inner: Order) -> None:
+    """Raise if the inner order's scores are not log-probabilities."""
     if inner.unit != "log-probability":
         name = type(rule).__name__
         raise OrderError(

@@ -2,5 +2,6 @@
 
 from demask.samplers.ended import Ended
 from demask.samplers.parallel import Parallel, State, largest
+from demask.samplers.stable import Stable
 
-__all__ = ["Ended", "Parallel", "State", "largest"]
+__all__ = ["Ended", "Parallel", "Stable", "State", "largest"]
