@@ -1,5 +1,6 @@
 """Models by name or folder."""
 
+import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,8 @@ def load(
     """Load a model that comes with the package, by name, or one from a folder.
 
     Parameters:
-        name_or_folder: such as "demask/notes", or what `demask train` wrote.
+        name_or_folder: such as "demask/notes", what `demask train` wrote, or a published checkpoint (LLaDA, Dream, BERT and
+            its kin; see demask.denoisers.checkpoints.read, which takes the place of facts that its files have wrong).
         device: where it shall compute; the CPU by default.
         dtype: in what precision; by default that of the file.
 
@@ -31,11 +33,24 @@ def load(
         GenerateError: no such name and no such folder.
         CheckpointError, DenoiserError, TokenizerError, CurveError: a folder that is not a model, or damaged.
     """
+    path = find(name_or_folder)
+    curve = path / "curve.json"
+    measured = Measurement.load(curve) if curve.exists() else None
+    if published(path):
+        from demask.denoisers import checkpoints
+
+        opened = checkpoints.read(path, device=device or "cpu", dtype=dtype)
+        return Model(
+            denoiser=opened.denoiser,
+            tokenizer=opened.tokenizer,
+            context=opened.denoiser.context,
+            name=str(name_or_folder),
+            about={"family": opened.facts.family},
+            curve=measured,
+        )
     from demask.denoisers.folder import read
 
-    path = find(name_or_folder)
     found = read(path, device=device or "cpu", dtype=dtype)
-    curve = path / "curve.json"
     context = found.denoiser.context
     return Model(
         denoiser=found.denoiser,
@@ -46,8 +61,17 @@ def load(
         filled=found.about.get("documents", "packed") != "packed",
         about=found.about,
         recipe=_recipe(found.about.get("recipe", {}), path),
-        curve=Measurement.load(curve) if curve.exists() else None,
+        curve=measured,
     )
+
+
+def published(folder: Path) -> bool:
+    """Return whether a folder holds a checkpoint of others: a config.json with a model_type and without a schema of ours."""
+    try:
+        body = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False  # whoever reads it says what is wrong
+    return isinstance(body, dict) and "schema" not in body and ("model_type" in body or "architectures" in body)
 
 
 def _recipe(settings: Any, path: Path) -> Recipe:

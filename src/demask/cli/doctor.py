@@ -1,0 +1,137 @@
+"""`demask doctor`: what a model folder is, what would be used of it, and what is missing."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from demask.cli.output import counted, say, say_json, say_pairs, short
+from demask.errors import DemaskError
+from demask.generate.load import find, published
+
+T = TypeVar("T")
+
+
+@dataclass
+class Findings:
+    """What is known so far of a folder.
+
+    Parameters:
+        kind: "demask model", "published checkpoint" or "unknown".
+        family: of a published checkpoint.
+        facts: by name: the value, and where it comes from.
+        weights: files, tensors and parameters.
+        problems: that keep it from being loaded.
+    """
+
+    folder: str
+    kind: str = "unknown"
+    family: str | None = None
+    files: list[str] = field(default_factory=list)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def tried(self, look: Callable[[], T]) -> T | None:
+        """Return what `look` finds; write down why it finds nothing."""
+        try:
+            return look()
+        except DemaskError as error:
+            self.problems.append(str(error))
+            return None
+
+
+def run(folder: Path, *, as_json: bool) -> None:
+    """Look at a folder and tell; exit with 1 if it cannot be loaded.
+
+    Of a published checkpoint no number is read: names and shapes are compared with what its config.json asks for.
+    """
+    path = find(folder)
+    found = Findings(str(folder), files=sorted(file.name for file in path.iterdir() if file.is_file()))
+    if published(path):
+        found.kind = "published checkpoint"
+        _published(path, found)
+    else:
+        _own(path, found)
+    if as_json:
+        say_json({**asdict(found), "loads": not found.problems})
+    else:
+        _tell(found)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _own(path: Path, found: Findings) -> None:
+    from demask.denoisers.folder import read
+
+    model = found.tried(lambda: read(path))
+    if model is None:
+        return
+    found.kind = "demask model"
+    for name, value in asdict(model.denoiser.network.shape).items():
+        found.facts[name] = {"value": value, "source": "config.json: shape"}
+    found.weights = {
+        "files": ["model.safetensors"],
+        "tensors": len(model.denoiser.network.state_dict()),
+        "parameters": model.denoiser.network.shape.parameters,
+    }
+
+
+def _published(path: Path, found: Findings) -> None:
+    from demask.denoisers.checkpoints.open import learn, recognise
+    from demask.denoisers.checkpoints.weights import Weights
+
+    recognised = found.tried(lambda: recognise(path))
+    weights = found.tried(lambda: Weights.find(path))
+    if weights is not None:
+        found.weights = {
+            "files": list(weights.files),
+            "tensors": len(weights.shapes),
+            "parameters": sum(map(prod, weights.shapes.values())),
+        }
+    if recognised is None:
+        return
+    configs, family = recognised
+    found.family = family.name
+    config = found.tried(lambda: family.config(configs))
+    if config is None:
+        return
+    learned = found.tried(lambda: learn(family, config, configs))
+    if learned is not None:
+        facts = asdict(learned[0])
+        sources = facts.pop("sources")
+        facts["unused"] = len(facts["unused"])
+        found.facts = {name: {"value": value, "source": sources[name]} for name, value in facts.items()}
+    if weights is not None:
+        names = found.tried(lambda: family.plan(config, weights))
+        if names is not None and (left := sorted(weights.shapes.keys() - names.keys())):
+            found.weights["left_out"] = left
+
+
+def _tell(found: Findings) -> None:
+    say(f"{found.folder}: {found.kind}" + (f" of the {found.family} family" if found.family else ""))
+    if found.facts:
+        say("")
+        say_pairs({name: f"{_shown(fact['value']):<12}  {fact['source']}" for name, fact in found.facts.items()})
+    if found.weights:
+        say("")
+        size = counted(found.weights["tensors"], "tensor")
+        say(f"{', '.join(found.weights['files'][:4])}: {size}, {short(found.weights['parameters'])} parameters")
+        if left := found.weights.get("left_out"):
+            say(f"not needed: {', '.join(left[:4])}" + (f" and {len(left) - 4} more" if len(left) > 4 else ""))
+    say("")
+    for problem in found.problems:
+        say(f"cannot be loaded: {problem}")
+    if not found.problems:
+        say(f"loads: demask.load({found.folder!r})")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return " ".join(map(str, value)) or "none"
+    if value is None:
+        return "none"
+    return str(value) if not isinstance(value, bool) else "yes" if value else "no"

@@ -1,0 +1,8 @@
+"""Published checkpoints as denoisers: LLaDA, Dream, SDAR and masked language models; safetensors only, no code of theirs."""
+
+from demask.denoisers.checkpoints.base import Checkpoint
+from demask.denoisers.checkpoints.facts import Facts
+from demask.denoisers.checkpoints.open import Opened, read
+from demask.denoisers.checkpoints.tokens import PublishedTokenizer
+
+__all__ = ["Checkpoint", "Facts", "Opened", "PublishedTokenizer", "read"]

@@ -1,0 +1,92 @@
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from demask.cli.doctor import run
+from demask.errors import GenerateError
+from tests.denoisers.checkpoints.published import BERT, FAMILIES, LLADA, drawn, write
+
+
+def look(folder, capsys, code=0):
+    with pytest.raises(typer.Exit) if code else nothing() as told:
+        run(folder, as_json=True)
+    if code:
+        assert told.value.exit_code == code
+    return json.loads(capsys.readouterr().out)
+
+
+class nothing:  # noqa: N801
+    def __enter__(self):
+        return None
+
+    def __exit__(self, *_):
+        return False
+
+
+@pytest.fixture
+def llada(tmp_path):
+    return write(tmp_path / "llada", LLADA, drawn(FAMILIES["llada"][1](LLADA)))
+
+
+def test_what_would_be_used(llada, capsys):
+    found = look(llada, capsys)
+    assert (found["kind"], found["family"], found["loads"]) == ("published checkpoint", "LLaDA", True)
+    assert found["facts"]["mask"] == {
+        "value": 21, "source": "config.json: mask_token_id, tokenizer_config.json: mask_token",
+    }  # fmt: skip
+    assert found["facts"]["shift"] == {"value": False, "source": "the LLaDA family"}
+    assert found["weights"] == {"files": ["model.safetensors"], "tensors": 21, "parameters": 4688}
+    assert found["files"] == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    run(llada, as_json=False)
+    text = capsys.readouterr().out
+    assert "published checkpoint of the LLaDA family" in text
+    assert "loads: demask.load(" in text
+
+
+def test_what_is_missing(llada, capsys):
+    (llada / "model.safetensors").unlink()
+    (llada / "tokenizer.json").unlink()
+    found = look(llada, capsys, code=1)
+    assert len(found["problems"]) == 2
+    assert "holds no model.safetensors" in found["problems"][0]
+    assert "holds no tokenizer.json" in found["problems"][1]
+    with pytest.raises(typer.Exit):
+        run(llada, as_json=False)
+    assert capsys.readouterr().out.count("cannot be loaded: ") == 2
+
+
+def test_a_tensor_is_missing(tmp_path, capsys):
+    tensors = drawn(FAMILIES["bert"][1](BERT))
+    del tensors["bert.encoder.layer.1.output.dense.bias"]
+    found = look(write(tmp_path / "bert", BERT, tensors), capsys, code=1)
+    assert "no tensor bert.encoder.layer.1.output.dense.bias, expected of shape (16,)" in found["problems"][0]
+
+
+def test_what_is_left_out_is_told(tmp_path, capsys):
+    tensors = drawn(FAMILIES["bert"][1](BERT) | {"bert.pooler.dense.bias": (16,)})
+    found = look(write(tmp_path / "bert", BERT, tensors), capsys)
+    assert found["weights"]["left_out"] == ["bert.pooler.dense.bias"]
+
+
+def test_other_folders(tmp_path, capsys):
+    found = look(tmp_path, capsys, code=1)
+    assert found["kind"] == "unknown"
+    assert "config.json: no such file" in found["problems"][0]
+    (tmp_path / "config.json").write_text('{"model_type": "sedd"}')
+    assert "the families known are LLaDA" in look(tmp_path, capsys, code=1)["problems"][0]
+    with pytest.raises(GenerateError, match="no model"):
+        run(Path(tmp_path / "none"), as_json=True)
+
+
+def test_our_own_model(tmp_path, capsys):
+    from demask.denoisers import folder
+    from demask.denoisers.transformer import Network, Shape, Transformer
+    from demask.tokenizer import Tokenizer
+
+    shape = Shape(vocabulary=3, context=8, width=16, layers=1, heads=2, hidden=24)
+    folder.write(tmp_path / "own", Transformer(Network(shape)), Tokenizer.words(["a", "b"]), card="", about={})
+    found = look(tmp_path / "own", capsys)
+    assert found["kind"] == "demask model"
+    assert found["facts"]["context"]["value"] == 8
