@@ -14,7 +14,7 @@ $(VENV)/.demo: $(INPUTS)
 
 $(VENV)/.dev: $(INPUTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,checkpoints,dev]'
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

@@ -453,3 +453,14 @@ def fill(
         from demask.cli.fill import run
     settings = o.settings(schedule, order, steps, excess, temperature, top_p)
     run(template, model, settings, n=n, key=key, save=save, as_json=json)
+
+
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="A model folder, or the name of a model inside the package.")],
+    json: o.Json = False,
+) -> None:
+    """Say what a model folder is, what would be used of it, and what is missing; exit 1 if it cannot be loaded."""
+    with working("loading"):
+        from demask.cli.doctor import run
+    run(folder, as_json=json)
