@@ -1,7 +1,7 @@
 """The one loop."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ class Run:
         tokens: (B, N) int64; where `when` is -2, still masked and meaningless.
         when: (B, N) int64, the step at which each token was unmasked, from 0; -1 for those given, -2 for those still
             masked.
-        nfe: (B,) int64, forward passes of the denoiser per row.
+        nfe: (B,) int64, forward passes of the denoiser per row, as its answers state them.
         steps: (B,) int64, steps of the loop in which the row was not yet done.
         status: whether every row was finished.
         law: what the sampler claims about the distribution.
@@ -164,11 +164,10 @@ class _Metered:
 
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         asked = where.any(1)
-        self.nfe.add_(asked)
-        if bool(asked.all()):
-            return self.inner(canvas, where)
-        answer = self.inner(canvas.rows(asked), where[asked])
-        return Marginals(where, answer.logits, answer.temperature)
+        whole = bool(asked.all())
+        answer = self.inner(canvas, where) if whole else self.inner(canvas.rows(asked), where[asked])
+        self.nfe.add_(asked, alpha=answer.passes)
+        return answer if whole else replace(answer, where=where)
 
 
 def _chance(key: int | Chance, rows: int, names: Tensor | None, device: torch.device) -> Chance:

@@ -36,6 +36,7 @@ KINDS: dict[str, dict[str, Entry]] = {
     "order": {
         "Blockwise": orders.Blockwise,
         "Confidence": orders.Confidence,
+        "Deferred": orders.Deferred,
         "Dilated": orders.Dilated,
         "Entropy": orders.Entropy,
         "EntropyBudget": orders.EntropyBudget,
@@ -64,7 +65,16 @@ KINDS: dict[str, dict[str, Entry]] = {
         "shuffle": oracles.shuffle,
         "table": oracles.Table.random,
     },
-    "denoiser": {"Nucleus": denoisers.Nucleus, "Tempered": denoisers.Tempered},
+    "denoiser": {
+        "Delayed": denoisers.Delayed,
+        "Forbidden": denoisers.Forbidden,
+        "Guided": denoisers.Guided,
+        "MinP": denoisers.MinP,
+        "Nucleus": denoisers.Nucleus,
+        "Penalised": denoisers.Penalised,
+        "Tempered": denoisers.Tempered,
+        "TopK": denoisers.TopK,
+    },
 }
 _FAMILY = ("length", "steps")  # what a schedule family takes, and a row or the command line knows
 
@@ -103,7 +113,7 @@ def names(kind: str) -> list[str]:
 
     Example:
         >>> names("denoiser")
-        ['Nucleus', 'Tempered']
+        ['Delayed', 'Forbidden', 'Guided', 'MinP', 'Nucleus', 'Penalised', 'Tempered', 'TopK']
     """
     return sorted(KINDS[kind], key=str.lower)
 
