@@ -50,7 +50,18 @@ KINDS: dict[str, dict[str, Entry]] = {
         "Threshold": orders.Threshold,
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
-    "sampler": {"Ended": samplers.Ended, "Parallel": samplers.Parallel, "Stable": samplers.Stable},
+    "sampler": {
+        "Ended": samplers.Ended,
+        "Parallel": samplers.Parallel,
+        "Remasking": samplers.Remasking,
+        "Stable": samplers.Stable,
+    },
+    "strategy": {
+        "Cap": samplers.Cap,
+        "Confident": samplers.Confident,
+        "Loop": samplers.Loop,
+        "Rescale": samplers.Rescale,
+    },
     "oracle": {
         "copy": oracles.copy,
         "insert": oracles.insert,
@@ -84,7 +95,7 @@ def build(text: str, kind: str, **context: Any) -> Any:
 
     Parameters:
         text: such as `minimax(target="both")`.
-        kind: "schedule", "order", "verifier", "sampler", "oracle" or "denoiser".
+        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "oracle" or "denoiser".
         context: values for parameters that the specification leaves out, by name (steps=16, length=256, curve=..).
 
     Returns:
