@@ -51,6 +51,7 @@ KINDS: dict[str, dict[str, Entry]] = {
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
     "sampler": {
+        "Editing": samplers.Editing,
         "Ended": samplers.Ended,
         "Parallel": samplers.Parallel,
         "Remasking": samplers.Remasking,

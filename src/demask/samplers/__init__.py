@@ -1,5 +1,6 @@
 """Samplers: what the one loop turns."""
 
+from demask.samplers.editing import Editing
 from demask.samplers.ended import Ended
 from demask.samplers.parallel import Asked, Parallel, State, largest
 from demask.samplers.remasking import Cap, Confident, Loop, Remasking, Rescale
@@ -10,6 +11,7 @@ __all__ = [
     "Asked",
     "Cap",
     "Confident",
+    "Editing",
     "Ended",
     "Loop",
     "Parallel",
