@@ -63,6 +63,10 @@ def test_what_shapes_the_laws(model, as_json):
         "generate", "tick", "--model", model, "--sampler", "Parallel(Unlimited(), Threshold(Confidence(), 0.5))"
     )
     assert told["call"]["arguments"]["sampler"].startswith("Parallel")
+    for spec in ("Remasking(20, Cap(0.1))", "Editing(Parallel(uniform(steps=4), Confidence()), 0.9, block=4)"):
+        told = as_json("generate", "tick", "--model", model, "--sampler", spec)
+        assert Result.from_json(told) == load(model).generate("tick", sampler=spec)
+        assert min(told["when"][1:]) >= 0
 
 
 def test_many(model, demask, as_json):
