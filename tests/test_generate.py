@@ -175,6 +175,8 @@ def test_a_call_makes_the_result_again():
         (lambda: CLOCK.generate("", guidance=1), ["without a prompt"]),
         (lambda: CLOCK.generate("tick", stop=""), ["stop = ''"]),
         (lambda: CLOCK.generate("tick", stop=["a", 3]), ["stop"]),
+        (lambda: CLOCK.generate("tick", stop=3), ["stop = 3"]),
+        (lambda: CLOCK.generate("tick", forbid=3), ["forbid = 3"]),
         (lambda: CLOCK.fill("tick [MASK]", stop="."), ["stop = '.'", "generate"]),
         (lambda: CLOCK.fill("tick [MASK]", end="never"), ["end = 'never'", "generate"]),
         (lambda: CLOCK.fill("tick [MASK]", n=0), ["n = 0"]),

@@ -124,9 +124,7 @@ class Recipe:
         if given.get("end", "anywhere") not in get_args(End):
             raise GenerateError(f"end = {given['end']!r}; expected one of {', '.join(map(repr, get_args(End)))}")
         if "stop" in given:
-            given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else tuple(given["stop"])
-            if not all(isinstance(text, str) and text for text in given["stop"]):
-                raise GenerateError(f"stop = {settings.get('stop')!r}; expected a text, or several, none of them empty")
+            given["stop"] = _texts(given["stop"])
         if "forbid" in given:
             given["forbid"] = _ids(given["forbid"])
         if {"pace", "excess"} & given.keys():
@@ -215,9 +213,20 @@ class Recipe:
         return Paced(family, self.pace)
 
 
+def _texts(stop: Any) -> tuple[str, ...]:
+    several = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(several, list | tuple) or not all(isinstance(text, str) and text for text in several):
+        raise GenerateError(f"stop = {stop!r}; expected a text, or a list of texts, none of them empty")
+    return tuple(several)
+
+
 def _ids(forbid: Any) -> tuple[int, ...]:
-    if isinstance(forbid, str) or any(isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in forbid):
-        raise GenerateError(f"forbid = {forbid!r}; expected token ids >= 0: model.tokenizer.encode(text) gives them")
+    if not isinstance(forbid, list | tuple) or any(
+        isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in forbid
+    ):
+        raise GenerateError(
+            f"forbid = {forbid!r}; expected a list of token ids >= 0: model.tokenizer.encode(text) has them"
+        )
     return tuple(forbid)
 
 
