@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demask.canvas import Canvas
+from demask.canvas import Canvas, Marginals
 from demask.curve import Estimate
 from demask.denoisers.folder import write
 from demask.denoisers.transformer import Network, Shape, Transformer
@@ -163,6 +163,23 @@ def test_a_call_makes_the_result_again():
         (lambda: CLOCK.generate("tick", schedule="minmax"), ["minmax", "minimax"]),
         (lambda: CLOCK.generate("tick", temperature=-1), ["temperature"]),
         (lambda: CLOCK.generate("tick", top_p=0), ["top-p"]),
+        (lambda: CLOCK.generate("tick", top_k=0), ["top-k", ">= 1"]),
+        (lambda: CLOCK.generate("tick", min_p=2), ["min-p", "[0, 1]"]),
+        (lambda: CLOCK.generate("tick", repetition_penalty=0.0), ["repetition penalty"]),
+        (lambda: CLOCK.generate("tick", forbid=["tock"]), ["forbid", "encode"]),
+        (lambda: CLOCK.generate("tick", forbid="tock"), ["forbid", "encode"]),
+        (lambda: CLOCK.generate("tick", forbid=[9]), ["token 9", "0 .. 3"]),
+        (lambda: CLOCK.generate("tick", forbid=[0, 1, 2, 3]), ["nothing has any probability"]),
+        (lambda: CLOCK.generate("tick", end="last"), ["end = 'last'", "'reached'"]),
+        (lambda: CLOCK.generate("tick", guidance=-1), ["guidance of -1"]),
+        (lambda: CLOCK.generate("", guidance=1), ["without a prompt"]),
+        (lambda: CLOCK.generate("tick", stop=""), ["stop = ''"]),
+        (lambda: CLOCK.generate("tick", stop=["a", 3]), ["stop"]),
+        (lambda: CLOCK.generate("tick", stop=3), ["stop = 3"]),
+        (lambda: CLOCK.generate("tick", forbid=3), ["forbid = 3"]),
+        (lambda: CLOCK.fill("tick [MASK]", stop="."), ["stop = '.'", "generate"]),
+        (lambda: CLOCK.fill("tick [MASK]", end="never"), ["end = 'never'", "generate"]),
+        (lambda: CLOCK.fill("tick [MASK]", n=0), ["n = 0"]),
         (lambda: CLOCK.score(""), ["empty"]),
         (lambda: CLOCK.score(" ".join(["tick"] * 13)), ["13 tokens", "context of 12"]),
         (lambda: load("demask/nothing"), ["demask/nothing", "demask train"]),
@@ -175,7 +192,131 @@ def test_refusals(call, words):
         assert word in str(caught.value)
 
 
+# ---- what shapes the laws
+
+
+def test_the_order_of_what_shapes_the_laws():
+    """As transformers' logits processors stand, on one position: each step transcribed."""
+    logits = torch.tensor([2.0, 1.5, 1.0, 0.5, -0.5, -1.0, 3.0, 1.6])
+    tokens, masked = torch.tensor([[0, 0, 0]]), torch.tensor([[False, True, True]])
+    free = logits.flip(0) * 0.3
+
+    def network(canvas, where):
+        per_row = torch.where(canvas.masked[:, :1], free, logits)
+        return Marginals(where, per_row[where.nonzero()[:, 0]])
+
+    recipe = Recipe().changed(
+        {"guidance": 0.5, "repetition_penalty": 1.3, "forbid": [6], "end": "reached", "temperature": 0.7, "top_k": 5,
+         "top_p": 0.9, "min_p": 0.2}
+    )  # fmt: skip
+    answer = recipe.wrap(network, end=7, given=[0])(Canvas(tokens, masked), masked)
+    assert (answer.temperature, answer.passes) == (0.7, 2)
+    got = (answer.logits / answer.temperature).softmax(-1)
+    for place in (0, 1):
+        score = free + 1.5 * (logits - free)
+        score[0] = score[0] / 1.3 if score[0] > 0 else score[0] * 1.3
+        score[6] = -torch.inf
+        if place == 1:
+            score[7] = -torch.inf  # something before is masked
+        p = (score / 0.7).softmax(-1)
+        p[p < p.sort().values[-5]] = 0.0
+        p /= p.sum()
+        ranked = p.sort(descending=True)
+        p[ranked.indices[ranked.values.cumsum(0) - ranked.values >= 0.9]] = 0.0
+        p /= p.sum()
+        p[p < 0.2 * p.max()] = 0.0
+        assert torch.allclose(got[place], p / p.sum(), atol=1e-6)
+        assert 1 < int((p > 0).sum()) < 5
+    assert not torch.allclose(got[0], got[1])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_settings_reach_the_laws(temperature):
+    tock = WORDS.encode("tock")[0]
+    texts = [r.text for r in CLOCK.generate("tick", n=20, forbid=[tock], temperature=temperature)]
+    assert not any("tock" in text for text in texts)
+    whole = CLOCK.generate("tick", n=20, end="never", temperature=temperature)
+    assert all(WORDS.end not in result.tokens for result in whole)
+    assert {result.new for result in whole} == {11}
+    for result in CLOCK.generate("tick", n=20, end="reached", steps=11, temperature=temperature):
+        if WORDS.end in result.tokens:
+            at = result.tokens.index(WORDS.end)
+            assert result.when[at] > max(result.when[:at])
+    again = CLOCK.generate("tick", forbid=(tock,), top_k=2, min_p=0.1, key=3)
+    assert CLOCK.again(Result.from_json(json.loads(json.dumps(again.to_json()))).call) == again
+
+
+def test_top_k_1_is_the_mode():
+    for setting in ({"top_k": 1}, {"min_p": 1.0}, {"top_p": 1e-9}):
+        sharp = CLOCK.generate("tick", 6, order="LeftToRight()", steps=6, key=5, **setting)
+        assert sharp.tokens == CLOCK.generate("tick", 6, order="LeftToRight()", steps=6, key=5, temperature=0).tokens
+
+
+def test_guided_rows_are_as_if_alone(network):
+    """Prompts of different lengths do not share a pass, and every pass counts twice."""
+    model = Model(network, PIECES, context=40, window=40)
+    prompts = ["def", "def add(a, b):\n   ", "x"]
+    together = model.generate(prompts, 6, n=2, key=2, guidance=1.5, steps=3)
+    for index, prompt in enumerate(prompts):
+        for number in range(2):
+            alone = model.generate(prompt, 6, key=2, row=(index, number), guidance=1.5, steps=3)
+            assert alone == together[2 * index + number]
+    assert {result.nfe for result in together} == {6}
+    plain = model.generate(prompts, 6, n=2, key=2, steps=3)
+    assert [r.tokens for r in plain] != [r.tokens for r in together]
+
+
+# ---- stop
+
+
+@pytest.mark.parametrize("order", ["LeftToRight()", "Random()", "Confidence()"])
+def test_a_text_stops_before_the_first_stop(order):
+    options = {"n": 40, "key": 7, "order": order, "steps": 11}
+    plain, stopped = CLOCK.generate("tick", **options), CLOCK.generate("tick", stop=["tock tock", "."], **options)
+    fewer = 0
+    for whole, cut in zip(plain, stopped, strict=True):
+        places = [whole.gaps[0].find(stop) for stop in ("tock tock", ".") if stop in whole.gaps[0]]
+        assert cut.gaps[0] == whole.gaps[0][: min(places, default=None)]
+        assert cut.text == "tick " + cut.gaps[0] or not cut.gaps[0]
+        assert cut.nfe <= whole.nfe
+        fewer += cut.nfe < whole.nfe
+        if places and order == "LeftToRight()":
+            assert cut.nfe == cut.new
+        if not places:
+            assert cut.tokens == whole.tokens
+    assert fewer > 5
+    assert CLOCK.again(stopped[3].call) == stopped[3]
+    *_, last = CLOCK.stream("tick", key=7, order=order, steps=11, stop=("tock tock", "."))
+    assert last.text == stopped[0].text
+
+
+def test_a_stop_of_pieces_and_a_healed_space(coder):
+    """The space that the prompt ends with is not searched; a stop may begin and end within a token."""
+    for key in range(12):
+        whole = coder.generate("return ", 24, key=key, order="LeftToRight()", steps=24)
+        text = whole.gaps[0]
+        for stop in (text[3:5], text[:1], text[-1:]):
+            cut = coder.generate("return ", 24, key=key, order="LeftToRight()", steps=24, stop=stop)
+            assert cut.text == "return " + text[: text.index(stop)]
+            assert cut.nfe == cut.new <= whole.new
+            shown = PIECES.decode(cut.tokens[-24:][: cut.new])
+            assert stop in shown.removeprefix(" ")
+            assert stop not in PIECES.decode(cut.tokens[-24:][: cut.new - 1]).removeprefix(" ")
+
+
 # ---- fill
+
+
+def test_many_samples_of_a_template():
+    template = "tick [MASK:3] . [MASK]"
+    many = CLOCK.fill(template, n=9, key=3, batch=4)
+    assert [CLOCK.fill(template, key=3, row=(0, number)) for number in range(9)] == many
+    assert CLOCK.fill(template, n=2, key=3, row=(0, 5)) == many[5:7]
+    assert CLOCK.fill(template, n=1, key=3) == many[:1]
+    assert len({result.text for result in many}) > 2
+    assert all(CLOCK.again(result.call) == result for result in many)
+    guided = CLOCK.fill(Template.parse(template), n=2, key=3, repetition_penalty=1.2, top_k=2)
+    assert all(result.text.startswith("tick ") for result in guided)
 
 
 def test_marks():

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from demask.contracts import Law as Law
     from demask.curve import Curve as Curve
     from demask.curve import Estimate as Estimate
+    from demask.denoisers import Delayed as Delayed
+    from demask.denoisers import Forbidden as Forbidden
+    from demask.denoisers import Guided as Guided
+    from demask.denoisers import MinP as MinP
     from demask.denoisers import Nucleus as Nucleus
+    from demask.denoisers import Penalised as Penalised
     from demask.denoisers import Tempered as Tempered
+    from demask.denoisers import TopK as TopK
     from demask.denoisers import Transformer as Transformer
     from demask.errors import DemaskError as DemaskError
     from demask.generate import Model as Model
@@ -77,7 +83,9 @@ _HOME = {
     "demask.collect": ("Entropies", "Seconds", "Trace"),
     "demask.contracts": ("Law",),
     "demask.curve": ("Curve", "Estimate"),
-    "demask.denoisers": ("Nucleus", "Tempered", "Transformer"),
+    "demask.denoisers": (
+        "Delayed", "Forbidden", "Guided", "MinP", "Nucleus", "Penalised", "Tempered", "TopK", "Transformer",
+    ),
     "demask.errors": ("DemaskError",),
     "demask.generate": ("Model", "Recipe", "Result", "Template", "load"),
     "demask.information.certificate": ("Certificate",),

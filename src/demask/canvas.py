@@ -103,6 +103,7 @@ class Marginals:
         where: (B, N) bool with M True values.
         logits: (M, V) in the model's dtype; any constant may be added to a row.
         temperature: at which `draw` draws, >= 0.
+        passes: forward passes per row that the answer took.
 
     Cost: each reduction is one pass over the logits, made once; nothing is copied to float64.
 
@@ -115,6 +116,7 @@ class Marginals:
     where: Tensor
     logits: Tensor
     temperature: float = 1.0
+    passes: int = 1
 
     @property
     def vocabulary(self) -> int:
@@ -199,7 +201,7 @@ class Marginals:
     def only(self, where: Tensor) -> "Marginals":
         """Keep the positions `where` (B, N), a subset of those asked; what was already reduced is kept with them."""
         index = where[self.where]
-        kept = Marginals(where, self.logits[index], self.temperature)
+        kept = Marginals(where, self.logits[index], self.temperature, self.passes)
         for name in ("_peak_and_mass", "mode", "entropy", "margin"):
             if name in self.__dict__:
                 value = self.__dict__[name]

@@ -32,7 +32,8 @@ class Denoiser(Protocol):
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         """Answer for the positions `where` (B, N) bool, all masked, and compute no other row.
 
-        Rows of the batch are independent, and every row has at least one asked position.
+        Rows of the batch are independent, and every row has at least one asked position. A sampler that edits asks about
+        visible positions too: what should stand there, given all that is visible, what stands there included.
         """
         ...
 

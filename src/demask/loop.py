@@ -1,7 +1,7 @@
 """The one loop."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -30,9 +30,9 @@ class Run:
 
     Parameters:
         tokens: (B, N) int64; where `when` is -2, still masked and meaningless.
-        when: (B, N) int64, the step at which each token was unmasked, from 0; -1 for those given, -2 for those still
-            masked.
-        nfe: (B,) int64, forward passes of the denoiser per row.
+        when: (B, N) int64, the step at which the token that stands was written, from 0: the last one, where a sampler
+            remasks or edits; -1 for those given, -2 for those still masked.
+        nfe: (B,) int64, forward passes of the denoiser per row, as its answers state them.
         steps: (B,) int64, steps of the loop in which the row was not yet done.
         status: whether every row was finished.
         law: what the sampler claims about the distribution.
@@ -142,9 +142,11 @@ def steps(
     finished = bool(done.all())
     while turn < max_steps and not finished:
         yield so_far(Status.RUNNING, {})
+        before = canvas
         state, info = sampler.step(state, meter, chance.fork("step", turn))
         canvas = info.canvas
-        when = when.masked_fill(without(when == -2, canvas.masked), turn)
+        fresh = without(before.masked | (before.tokens != canvas.tokens), canvas.masked)  # unmasked, or written over
+        when = when.masked_fill(fresh, turn).masked_fill(canvas.masked, -2)
         count = count + ~done
         for collector in collect:
             collector.see(info)
@@ -164,11 +166,10 @@ class _Metered:
 
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         asked = where.any(1)
-        self.nfe.add_(asked)
-        if bool(asked.all()):
-            return self.inner(canvas, where)
-        answer = self.inner(canvas.rows(asked), where[asked])
-        return Marginals(where, answer.logits, answer.temperature)
+        whole = bool(asked.all())
+        answer = self.inner(canvas, where) if whole else self.inner(canvas.rows(asked), where[asked])
+        self.nfe.add_(asked, alpha=answer.passes)
+        return answer if whole else replace(answer, where=where)
 
 
 def _chance(key: int | Chance, rows: int, names: Tensor | None, device: torch.device) -> Chance:

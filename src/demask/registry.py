@@ -36,6 +36,7 @@ KINDS: dict[str, dict[str, Entry]] = {
     "order": {
         "Blockwise": orders.Blockwise,
         "Confidence": orders.Confidence,
+        "Deferred": orders.Deferred,
         "Dilated": orders.Dilated,
         "Entropy": orders.Entropy,
         "EntropyBudget": orders.EntropyBudget,
@@ -49,7 +50,19 @@ KINDS: dict[str, dict[str, Entry]] = {
         "Threshold": orders.Threshold,
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
-    "sampler": {"Ended": samplers.Ended, "Parallel": samplers.Parallel, "Stable": samplers.Stable},
+    "sampler": {
+        "Editing": samplers.Editing,
+        "Ended": samplers.Ended,
+        "Parallel": samplers.Parallel,
+        "Remasking": samplers.Remasking,
+        "Stable": samplers.Stable,
+    },
+    "strategy": {
+        "Cap": samplers.Cap,
+        "Confident": samplers.Confident,
+        "Loop": samplers.Loop,
+        "Rescale": samplers.Rescale,
+    },
     "oracle": {
         "copy": oracles.copy,
         "insert": oracles.insert,
@@ -64,7 +77,16 @@ KINDS: dict[str, dict[str, Entry]] = {
         "shuffle": oracles.shuffle,
         "table": oracles.Table.random,
     },
-    "denoiser": {"Nucleus": denoisers.Nucleus, "Tempered": denoisers.Tempered},
+    "denoiser": {
+        "Delayed": denoisers.Delayed,
+        "Forbidden": denoisers.Forbidden,
+        "Guided": denoisers.Guided,
+        "MinP": denoisers.MinP,
+        "Nucleus": denoisers.Nucleus,
+        "Penalised": denoisers.Penalised,
+        "Tempered": denoisers.Tempered,
+        "TopK": denoisers.TopK,
+    },
 }
 _FAMILY = ("length", "steps")  # what a schedule family takes, and a row or the command line knows
 
@@ -74,7 +96,7 @@ def build(text: str, kind: str, **context: Any) -> Any:
 
     Parameters:
         text: such as `minimax(target="both")`.
-        kind: "schedule", "order", "verifier", "sampler", "oracle" or "denoiser".
+        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "oracle" or "denoiser".
         context: values for parameters that the specification leaves out, by name (steps=16, length=256, curve=..).
 
     Returns:
@@ -103,7 +125,7 @@ def names(kind: str) -> list[str]:
 
     Example:
         >>> names("denoiser")
-        ['Nucleus', 'Tempered']
+        ['Delayed', 'Forbidden', 'Guided', 'MinP', 'Nucleus', 'Penalised', 'Tempered', 'TopK']
     """
     return sorted(KINDS[kind], key=str.lower)
 

@@ -39,6 +39,36 @@ def test_options_are_those_of_the_library(model, as_json):
     assert Result.from_json(told) == same
 
 
+def test_what_shapes_the_laws(model, as_json):
+    options = (
+        "--top-k",
+        3,
+        "--min-p",
+        0.05,
+        "--repetition-penalty",
+        1.2,
+        "--forbid",
+        1,
+        "--forbid",
+        2,
+        "--guidance",
+        0.5,
+    )
+    same = {"top_k": 3, "min_p": 0.05, "repetition_penalty": 1.2, "forbid": [1, 2], "guidance": 0.5}
+    told = as_json("generate", "tick", "--model", model, *options, "--end", "never", "--stop", ". .", "--stop", "tock")
+    assert Result.from_json(told) == load(model).generate("tick", end="never", stop=[". .", "tock"], **same)
+    told = as_json("fill", "tick [MASK:3]", "--model", model, *options, "--n", 3)
+    assert [Result.from_json(body) for body in told["results"]] == load(model).fill("tick [MASK:3]", n=3, **same)
+    told = as_json(
+        "generate", "tick", "--model", model, "--sampler", "Parallel(Unlimited(), Threshold(Confidence(), 0.5))"
+    )
+    assert told["call"]["arguments"]["sampler"].startswith("Parallel")
+    for spec in ("Remasking(20, Cap(0.1))", "Editing(Parallel(uniform(steps=4), Confidence()), 0.9, block=4)"):
+        told = as_json("generate", "tick", "--model", model, "--sampler", spec)
+        assert Result.from_json(told) == load(model).generate("tick", sampler=spec)
+        assert min(told["when"][1:]) >= 0
+
+
 def test_many(model, demask, as_json):
     out = demask("generate", "tick", "--model", model, "--n", 3).stdout
     texts = [result.text for result in load(model).generate("tick", n=3)]
@@ -91,6 +121,13 @@ def test_a_saved_run_is_played_again(model, demask, refused, tmp_path):
         (["generate", "tick", "--order", "alphabetical"], ["no order"]),
         (["generate", "tick", "--steps", 4, "--excess", 0.1], ["one of them"]),
         (["generate", "tick", "--top-p", 2], ["top-p", "(0, 1]"]),
+        (["generate", "tick", "--top-k", 0], ["--top-k 0"]),
+        (["generate", "tick", "--min-p", 1.5], ["min-p", "[0, 1]"]),
+        (["generate", "tick", "--forbid", -1], ["--forbid -1"]),
+        (["generate", "tick", "--forbid", 77], ["token 77"]),
+        (["generate", "tick", "--stop", ""], ["stop", "empty"]),
+        (["generate", "--guidance", 1], ["without a prompt"]),
+        (["generate", "tick", "--sampler", "Parallel(uniform(steps=2), Random())", "--steps", 2], ["one of them"]),
         (["generate", "tick", "--n", 2, "--save", "x.json"], ["--save", "--json"]),
         (["generate", "tick", "--save", "/no/such/x.json"], ["mkdir -p"]),
         (["generate", "tick", "--step", 2], ["--replay"]),

@@ -10,6 +10,7 @@ from demask.oracles import Oracle, Table
 from demask.orders import (
     Blockwise,
     Confidence,
+    Deferred,
     Entropy,
     EntropyBudget,
     Factor,
@@ -28,6 +29,7 @@ SKEWED = Table.random(4, 2, key=5, concentration=0.4)
 XOR = Table.dense([[[0.3, 0.02], [0.03, 0.15]], [[0.01, 0.2], [0.25, 0.04]]])
 WRAPPED = {
     "Blockwise": lambda: Blockwise(Confidence(), 2),
+    "Deferred": lambda: Deferred(Confidence(), (1,)),
     "EntropyBudget": lambda: EntropyBudget(Entropy(), 0.3),
     "Factor": lambda: Factor(Confidence(), 1.0),
     "Hierarchical": lambda: Hierarchical(Confidence(), 0.8, 0.3),

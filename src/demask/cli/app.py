@@ -409,8 +409,16 @@ def generate(
     order: o.Ranking = None,
     steps: o.StepsAsked = None,
     excess: o.Excess = None,
+    sampler: o.SamplerOption = None,
     temperature: o.Temperature = None,
+    top_k: o.TopK = None,
     top_p: o.TopP = None,
+    min_p: o.MinP = None,
+    repetition_penalty: o.Penalty = None,
+    forbid: o.Forbid = None,
+    guidance: o.Guidance = None,
+    end: o.EndOption = None,
+    stop: o.Stop = None,
     most: Annotated[
         int | None,
         typer.Option("--max-new-tokens", callback=o.at_least(1), help="At most so many.  [default: all that fit]"),
@@ -426,7 +434,11 @@ def generate(
     """Continue a prompt with a model; on a terminal, see the canvas being unmasked. In a pipe: the text alone."""
     with working("loading"):
         from demask.cli.generate import run
-    settings = o.settings(schedule, order, steps, excess, temperature, top_p)
+    settings = o.settings(
+        schedule=schedule, order=order, steps=steps, excess=excess, sampler=sampler, temperature=temperature, top_k=top_k,
+        top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, forbid=forbid, guidance=guidance,
+        end=end, stop=stop,
+    )  # fmt: skip
     run(
         prompt, model, settings, n=n, key=key, max_new_tokens=most, save=save, as_json=json, jsonl=jsonl, replayed=replay,
         step=step,
@@ -443,15 +455,24 @@ def fill(
     order: o.Ranking = None,
     steps: o.StepsAsked = None,
     excess: o.Excess = None,
+    sampler: o.SamplerOption = None,
     temperature: o.Temperature = None,
+    top_k: o.TopK = None,
     top_p: o.TopP = None,
+    min_p: o.MinP = None,
+    repetition_penalty: o.Penalty = None,
+    forbid: o.Forbid = None,
+    guidance: o.Guidance = None,
     save: o.Save = None,
     json: o.Json = False,
 ) -> None:
     """Fill the gaps of a text: [MASK] is one token, [MASK:6] six; what stands around them never changes."""
     with working("loading"):
         from demask.cli.fill import run
-    settings = o.settings(schedule, order, steps, excess, temperature, top_p)
+    settings = o.settings(
+        schedule=schedule, order=order, steps=steps, excess=excess, sampler=sampler, temperature=temperature, top_k=top_k,
+        top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, forbid=forbid, guidance=guidance,
+    )  # fmt: skip
     run(template, model, settings, n=n, key=key, save=save, as_json=json)
 
 

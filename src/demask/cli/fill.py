@@ -18,5 +18,5 @@ def run(template: str, model: str, settings: Settings, *, n: int, key: int, save
         show(loaded, parsed, key=key, settings=settings, save=save, as_json=as_json)
         return
     with working("filling"):
-        results = [loaded.fill(parsed, key=key, row=(0, sample), **settings) for sample in range(n)]
+        results = loaded.fill(parsed, n=n, key=key, **settings)
     tell(results, as_json=as_json)

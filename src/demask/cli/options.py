@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 from typer import CallbackParam, Option
 
@@ -32,6 +32,24 @@ class Target(StrEnum):
     dtc = "dtc"
     both = "both"
     complexity = "complexity"
+
+
+class End(StrEnum):
+    """Where an end token may be drawn."""
+
+    anywhere = "anywhere"
+    reached = "reached"
+    never = "never"
+
+
+def at_least_each(least: int) -> Callable[[CallbackParam, Any], Any]:
+    """Return what refuses a smaller number among several, by name and value."""
+    check = at_least(least)
+
+    def each(param: CallbackParam, values: Any) -> Any:
+        return None if values is None else [check(param, value) for value in values]
+
+    return each
 
 
 def at_least(least: int) -> Callable[[CallbackParam, Any], Any]:
@@ -127,19 +145,39 @@ Temperature = Annotated[
 TopP = Annotated[
     float | None, Option("--top-p", callback=at_least(0), help="Probability that is kept of every law, at most 1.")
 ]
+TopK = Annotated[int | None, Option("--top-k", callback=at_least(1), help="How many tokens of every law are kept.")]
+MinP = Annotated[
+    float | None,
+    Option("--min-p", callback=at_least(0), help="Least share of the mode's probability that is kept, at most 1."),
+]
+Penalty = Annotated[
+    float | None,
+    Option(
+        "--repetition-penalty", callback=at_least(0), help="For tokens that stand in the text; 1 is none, 1.1 a little."
+    ),
+]
+Forbid = Annotated[
+    list[int] | None,
+    Option("--forbid", metavar="ID", callback=at_least_each(0), help="A token that is never drawn; may be repeated."),
+]
+Guidance = Annotated[
+    float | None,
+    Option(
+        "--guidance", callback=at_least(0), help="Scale of classifier-free guidance by what is given; doubles the NFE."
+    ),
+]
+EndOption = Annotated[
+    End | None,
+    Option("--end", help="Where the text may end: reached, only where all before is unmasked.  [default: anywhere]"),
+]
+Stop = Annotated[list[str] | None, Option("--stop", metavar="TEXT", help="Stop before this text; may be repeated.")]
+SamplerOption = Annotated[
+    str | None,
+    Option("--sampler", metavar="SPEC", help="In place of schedule, order and steps: 'Remasking(64, Rescale(0.1))'."),
+]
 Save = Annotated[Path | None, Option("--save", metavar="RUN.json", help="Keep the run, for --replay.")]
 
 
-def settings(
-    schedule: str | None,
-    order: str | None,
-    steps: int | None,
-    excess: float | None,
-    temperature: float | None,
-    top_p: float | None,
-) -> "Settings":
-    """Return what was asked of a recipe; None where nothing was."""
-    return {
-        "schedule": schedule, "order": order, "steps": steps, "excess": excess, "temperature": temperature,
-        "top_p": top_p,
-    }  # fmt: skip
+def settings(**asked: Any) -> "Settings":
+    """Return what was asked of a recipe, by the names of its settings; None where nothing was."""
+    return cast("Settings", {name: None if value == [] else value for name, value in asked.items()})

@@ -16,9 +16,11 @@ from demask.denoisers.wrap import Restricted
 from demask.errors import GenerateError
 from demask.generate.recipe import Recipe
 from demask.generate.result import Call, Frame, Result, frame
+from demask.generate.stop import Stops
 from demask.generate.template import Layout, Tokens, spaced
 from demask.information.measurement import Measurement
 from demask.loop import Run, Status, steps
+from demask.samplers import Stopped
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Job:
         tokenizer: of the model.
         window: that end tokens fill up behind a text that ends, or None.
         device: of the denoiser.
-        recipe: temperature and top-p are taken from it.
+        recipe: what shapes the laws, and where texts stop, is taken from it.
         sampler: that the loop turns.
         key: of all draws.
         ends: whether an end token may be drawn.
@@ -60,8 +62,10 @@ class Job:
         """Generate rows in batches of similar length, and return the results in the order of the rows."""
         out: dict[int, Result] = {}
 
-        def shape(index: int) -> tuple[tuple[int, ...], int]:
-            return rows[index].layout.healed, len(rows[index].layout.tokens)
+        def shape(index: int) -> tuple[tuple[object, ...], int]:
+            layout = rows[index].layout
+            guided = (layout.masked,) if self.recipe.guidance else ()  # then all rows of a batch are given alike
+            return (layout.healed, *guided), len(layout.tokens)
 
         for _, group in groupby(sorted(range(len(rows)), key=shape), key=lambda index: shape(index)[0]):
             members = list(group)
@@ -89,7 +93,7 @@ class Job:
         yield from self._tell([row], run, torch.stack(passes))
 
     def _runs(self, rows: Sequence[Row]) -> Iterator[Run]:
-        """Turn the loop on rows whose gaps are healed at the same positions."""
+        """Turn the loop on rows whose gaps are healed at the same positions, and that are given alike where it matters."""
         width = max(len(row.layout.tokens) for row in rows)
         tokens = torch.full((len(rows), width), ABSENT)
         masked = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -109,7 +113,17 @@ class Job:
             denoiser = Restricted(denoiser, torch.arange(self.tokenizer.size, device=device) != self.tokenizer.end)
         prompts, samples = torch.tensor([row.name for row in rows], device=device).unbind(1)
         chance = Keyed.of(self.key, samples).fork("prompt", prompts)
-        return steps(self.recipe.wrap(denoiser), self.sampler, canvas, key=chance)
+        given = [place for place, masked in enumerate(rows[0].layout.masked) if not masked]
+        denoiser = self.recipe.wrap(denoiser, end=self.tokenizer.end, given=given)
+        stops = self._stops(rows[0])
+        sampler = self.sampler if stops is None else Stopped(self.sampler, self.tokenizer.end, stops.found)
+        return steps(denoiser, sampler, canvas, key=chance)
+
+    def _stops(self, row: Row) -> Stops | None:
+        """Return where the texts of a batch stop; gaps have their sizes and never do."""
+        if not self.ends or not self.recipe.stop:
+            return None
+        return Stops(self.recipe.stop, self.tokenizer, row.layout.gaps[0].healed)
 
     def _tell(self, rows: Sequence[Row], run: Run, passes: Tensor) -> Iterator[Result]:
         """Tell of every row; `passes` are (1 + steps, B), those before the first step in front."""
@@ -117,21 +131,24 @@ class Job:
             raise GenerateError(
                 "the rows are not finished after 4096 steps; use a schedule that unmasks more at a time"
             )
-        end = self.tokenizer.end
+        end, stops = self.tokenizer.end, self._stops(rows[0])
         certificate = cache(partial(self.recipe.certificate, self.curve))
         columns = (run.tokens, run.when, passes.T, run.steps)
         for row, tokens, when, nfe, count in zip(rows, *(column.tolist() for column in columns), strict=True):
-            layout, size = row.layout, len(row.layout.tokens)
-            tokens, when = tokens[:size], when[:size]
+            layout, length = row.layout, len(row.layout.tokens)
+            tokens, when = tokens[:length], when[:length]
             gaps = layout.texts(tokens)
             new = [token for token, step in zip(tokens, when, strict=True) if step >= 0]
+            size = new.index(end) + 1 if end in new else len(new)
+            if stops is not None:
+                gaps, size = tuple(map(stops.cut, gaps)), stops.found(new) or size
             yield Result(
                 text=layout.write(gaps),
                 gaps=gaps,
                 tokens=tuple(tokens),
                 when=tuple(when),
                 cells=layout.cells(tokens),
-                new=new.index(end) + 1 if end in new else len(new),
+                new=size,
                 passes=tuple(nfe[1 : count + 1]),
                 law=run.law,
                 certificate=certificate(sum(step >= 0 for step in when)),

@@ -142,7 +142,8 @@ class Model:
             key: any integer.
             row: name of the first row, to make one row of a batch again.
             batch: rows at a time.
-            settings: schedule, order, steps, excess, pace, temperature, top_p, sampler; see `Recipe`.
+            settings: of the recipe: schedule, order, steps, excess, pace, sampler, temperature, top_k, top_p, min_p,
+                repetition_penalty, forbid, end, guidance, stop; see `Recipe`.
 
         Returns:
             A result for one prompt without `n`; otherwise a list, the samples of a prompt side by side.
@@ -155,28 +156,49 @@ class Model:
         """
         recipe = self.recipe.changed(settings)
         given = [prompt] if isinstance(prompt, str) else list(prompt)
-        samples = 1 if n is None else n
-        for name, number in (("n", samples), ("batch", batch)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise GenerateError(f"{name} = {number!r}; expected an integer >= 1")
+        places = _places(row, len(given), n, batch)
+        layouts = [self._continuation(text, max_new_tokens) for text in given]
         rows = []
-        for index, text in enumerate(given):
-            layout = self._continuation(text, max_new_tokens)
-            for sample in range(samples):
-                place = (row[0] + index, row[1] + sample)
-                call = self._call("generate", {"prompt": text, "max_new_tokens": max_new_tokens}, key, place, settings)
-                rows.append(Row(layout, place, call))
+        for place in places:
+            index = place[0] - row[0]
+            arguments = {"prompt": given[index], "max_new_tokens": max_new_tokens}
+            rows.append(Row(layouts[index], place, self._call("generate", arguments, key, place, settings)))
         results = self._job(recipe, key, ends=True).results(rows, batch)
         return results[0] if isinstance(prompt, str) and n is None else results
 
+    @overload
     def fill(
         self,
         template: str | Template,
         *,
         key: int = 0,
         row: tuple[int, int] = (0, 0),
+        batch: int = 16,
         **settings: Unpack[Settings],
-    ) -> Result:
+    ) -> Result: ...
+
+    @overload
+    def fill(
+        self,
+        template: str | Template,
+        *,
+        n: int,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        batch: int = 16,
+        **settings: Unpack[Settings],
+    ) -> list[Result]: ...
+
+    def fill(
+        self,
+        template: str | Template,
+        *,
+        n: int | None = None,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        batch: int = 16,
+        **settings: Unpack[Settings],
+    ) -> Result | list[Result]:
         r"""Fill the gaps of a template, `"def add(a, b):\n    return [MASK:6]"`; see `Template.parse`.
 
         What stands outside the gaps never changes, byte for byte. A gap takes exactly its number of tokens, none of them
@@ -184,15 +206,20 @@ class Model:
 
         Parameters:
             template: text with marks, or a `Template`.
-            key, row, settings: as for `generate`.
+            n, key, row, batch, settings: as for `generate`, without `end` and `stop`.
+
+        Returns:
+            A result, or with `n` a list of so many.
 
         Raises:
-            GenerateError: an unknown mark, no gap, a template longer than the context.
+            GenerateError: an unknown mark, no gap, a template longer than the context, settings of `generate` alone.
             TokenizerError: text that the tokenizer cannot represent.
         """
-        recipe = self.recipe.changed(settings)
-        one = self._template(template, key, row, settings)
-        return self._job(recipe, key, ends=False, last=one.layout.template.ends).results([one], 1)[0]
+        recipe = self._filling(settings)
+        parsed = Template.parse(template) if isinstance(template, str) else template
+        rows = [self._template(parsed, key, place, settings) for place in _places(row, 1, n, batch)]
+        results = self._job(recipe, key, ends=False, last=parsed.ends).results(rows, batch)
+        return results[0] if n is None else results
 
     def stream(
         self,
@@ -207,7 +234,7 @@ class Model:
 
         The result is that of `generate`, or of `fill` for a `Template`. A reader that stops early costs no further pass.
         """
-        recipe = self.recipe.changed(settings)
+        recipe = self._filling(settings) if isinstance(prompt, Template) else self.recipe.changed(settings)
         if isinstance(prompt, Template):
             one = self._template(prompt, key, row, settings)
         else:
@@ -230,7 +257,8 @@ class Model:
             result: Result = self.generate(str(arguments.pop("prompt")), **arguments)
             return result
         if call.method == "fill":
-            return self.fill(**arguments)
+            filled: Result = self.fill(**arguments)
+            return filled
         raise GenerateError(f"the method {call.method!r}; expected 'generate' or 'fill'")
 
     def score(self, text: str, *, ends: bool = True, passes: int = 512, key: int = 0, batch: int = 32) -> Score:
@@ -322,21 +350,41 @@ class Model:
             )
         return Layout.of(Template((prompt, room if most is None else most)), self.tokenizer)
 
-    def _template(self, template: str | Template, key: int, row: tuple[int, int], settings: Settings) -> Row:
-        parsed = Template.parse(template) if isinstance(template, str) else template
-        layout = Layout.of(parsed, self.tokenizer)
-        self._fits(len(layout.tokens) + parsed.ends)
-        return Row(layout, row, self._call("fill", {"template": str(parsed)}, key, row, settings))
+    def _filling(self, settings: Settings) -> Recipe:
+        """Return the recipe of a template, whose gaps hold no end and stop nowhere."""
+        for name, given in (("end", settings.get("end")), ("stop", settings.get("stop"))):
+            if given is not None:
+                raise GenerateError(
+                    f"{name} = {given!r} is for generate: a gap takes exactly its tokens, and none ends it"
+                )
+        return self.recipe.changed(settings)
+
+    def _template(self, template: Template, key: int, row: tuple[int, int], settings: Settings) -> Row:
+        layout = Layout.of(template, self.tokenizer)
+        self._fits(len(layout.tokens) + template.ends)
+        return Row(layout, row, self._call("fill", {"template": str(template)}, key, row, settings))
 
     def _call(self, method: str, arguments: dict[str, Any], key: int, row: tuple[int, int], settings: Settings) -> Call:
         if any(isinstance(x, bool) or not isinstance(x, int) or not 0 <= x < _MOST for x in row) or len(row) != 2:
             raise GenerateError(
                 f"row = {row!r}; expected two integers >= 0: number of the prompt, number of the sample"
             )
-        plain = {
-            name: value if isinstance(value, str | int | float) else repr(value)
-            for name, value in settings.items()
-            if value is not None
-        }
+        plain = {name: _plain(value) for name, value in settings.items() if value is not None}
         named = {"row": list(row)} if tuple(row) != (0, 0) else {}
         return Call(self.name, method, {**arguments, "key": key, **named, **plain})
+
+
+def _places(row: tuple[int, int], prompts: int, n: int | None, batch: int) -> list[tuple[int, int]]:
+    """Return the names of all rows, the samples of a prompt side by side."""
+    samples = 1 if n is None else n
+    for name, number in (("n", samples), ("batch", batch)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise GenerateError(f"{name} = {number!r}; expected an integer >= 1")
+    return [(row[0] + prompt, row[1] + sample) for prompt in range(prompts) for sample in range(samples)]
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON can hold it: components by their specification."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    return value if isinstance(value, str | int | float) else repr(value)

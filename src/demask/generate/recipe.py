@@ -1,16 +1,16 @@
 """The default sampler of a model, in one place, and what a caller changes of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, isfinite
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypedDict, get_args
 
 from torch import Tensor
 
 from demask.contracts import Denoiser, Order, Sampler, Schedule, Step
 from demask.curve import Curve
-from demask.denoisers.wrap import Nucleus, Tempered
+from demask.denoisers import Delayed, Forbidden, Guided, MinP, Nucleus, Penalised, Tempered, TopK
 from demask.errors import GenerateError
 from demask.information.certificate import Certificate
 from demask.information.measurement import Measurement
@@ -24,6 +24,11 @@ _EXCLUSIVE: Final = (
     ("steps", "excess"), ("steps", "pace"), ("excess", "pace"), ("excess", "schedule"), ("sampler", "schedule"),
     ("sampler", "order"), ("sampler", "steps"), ("sampler", "excess"), ("sampler", "pace"),
 )  # fmt: skip
+End = Literal["anywhere", "reached", "never"]
+# What changes the laws that are drawn from; a certificate speaks of a recipe that leaves them alone.
+_SHAPING: Final = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "forbid", "end", "guidance",
+)  # fmt: skip
 
 
 class Settings(TypedDict, total=False):
@@ -35,7 +40,14 @@ class Settings(TypedDict, total=False):
     excess: float | None
     pace: float | None
     temperature: float | None
+    top_k: int | None
     top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    forbid: Sequence[int] | None
+    end: End | None
+    guidance: float | None
+    stop: str | Sequence[str] | None
     sampler: str | Sampler[Any] | None
 
 
@@ -54,7 +66,14 @@ class Recipe:
         excess: path negative log-likelihood above the NELBO that may be spent, nats per token.
         pace: tokens per step where nothing says more; None where that is not wanted.
         temperature: at which tokens are drawn; 0 is the mode.
+        top_k: how many tokens of every law are kept; None for all.
         top_p: probability that is kept of every law, in (0, 1].
+        min_p: what a token needs at least, as a share of the mode's probability, in [0, 1].
+        repetition_penalty: for the tokens that are visible in the row; 1 is none.
+        forbid: ids of tokens that are never drawn.
+        end: where the end token may be drawn: "anywhere"; "reached", only where everything before it is unmasked; "never".
+        guidance: scale of classifier-free guidance by what is given; 0 is none, anything else doubles the NFE.
+        stop: texts before the first of which a generated text stops.
         sampler: a specification, or a sampler, in place of schedule, order and steps.
 
     Example:
@@ -70,7 +89,14 @@ class Recipe:
     excess: float | None = 0.02
     pace: float | None = 2.0
     temperature: float = 1.0
+    top_k: int | None = None
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    forbid: tuple[int, ...] = ()
+    end: End = "anywhere"
+    guidance: float = 0.0
+    stop: tuple[str, ...] = ()
     sampler: str | Sampler[Any] | None = None
 
     def changed(self, settings: Settings) -> "Recipe":
@@ -95,6 +121,12 @@ class Recipe:
             raise GenerateError(f"pace = {pace}; expected tokens per step >= 1, such as 2")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise GenerateError(f"steps = {steps!r}; expected an integer >= 1")
+        if given.get("end", "anywhere") not in get_args(End):
+            raise GenerateError(f"end = {given['end']!r}; expected one of {', '.join(map(repr, get_args(End)))}")
+        if "stop" in given:
+            given["stop"] = _texts(given["stop"])
+        if "forbid" in given:
+            given["forbid"] = _ids(given["forbid"])
         if {"pace", "excess"} & given.keys():
             given = {"steps": None, "excess": None, "pace": None} | given
         return replace(self, **given)
@@ -116,18 +148,39 @@ class Recipe:
 
         It can for rows as they were measured, all masked, decoded at temperature 1 in random order by sizes from the curve.
         """
-        if curve is None or length != curve.length or (self.temperature, self.top_p) != (1.0, 1.0):
+        if curve is None or length != curve.length or any(getattr(self, x) != getattr(Recipe, x) for x in _SHAPING):
             return None
         sampler = self.open(curve)
         if not (isinstance(sampler, Parallel) and sampler == Parallel(sampler.schedule, Random())):
             return None
         return sampler.schedule.planned(length).certificate if isinstance(sampler.schedule, Fitted) else None
 
-    def wrap(self, denoiser: Denoiser) -> Denoiser:
-        """Return the denoiser at this temperature and top-p."""
+    def wrap(self, denoiser: Denoiser, *, end: int, given: Sequence[int] = ()) -> Denoiser:
+        """Return the denoiser whose laws are drawn from.
+
+        In the order of transformers' logits processors: guidance, repetition penalty, forbidden tokens, delayed end,
+        temperature, top-k, top-p, min-p. Each sees what the one before it left.
+
+        Parameters:
+            denoiser: of the model.
+            end: the end token.
+            given: the positions that were given, the same in every row.
+        """
+        if self.guidance != 0:
+            denoiser = Guided(denoiser, tuple(given), self.guidance)
+        if self.repetition_penalty != 1:
+            denoiser = Penalised(denoiser, self.repetition_penalty)
+        if self.forbid or self.end == "never":
+            denoiser = Forbidden(denoiser, (*self.forbid, *([end] if self.end == "never" else ())))
+        if self.end == "reached":
+            denoiser = Delayed(denoiser, (end,))
         if self.temperature != 1:
             denoiser = Tempered(denoiser, self.temperature)
-        return denoiser if self.top_p == 1 else Nucleus(denoiser, self.top_p)
+        if self.top_k is not None:
+            denoiser = TopK(denoiser, self.top_k)
+        if self.top_p != 1:
+            denoiser = Nucleus(denoiser, self.top_p)
+        return denoiser if self.min_p == 0 else MinP(denoiser, self.min_p)
 
     def _schedule(self, curve: Measurement | None) -> Schedule:
         if self.schedule is None:
@@ -158,6 +211,23 @@ class Recipe:
                 "measure it and keep curve.json in its folder"
             )
         return Paced(family, self.pace)
+
+
+def _texts(stop: Any) -> tuple[str, ...]:
+    several = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(several, list | tuple) or not all(isinstance(text, str) and text for text in several):
+        raise GenerateError(f"stop = {stop!r}; expected a text, or a list of texts, none of them empty")
+    return tuple(several)
+
+
+def _ids(forbid: Any) -> tuple[int, ...]:
+    if not isinstance(forbid, list | tuple) or any(
+        isinstance(x, bool) or not isinstance(x, int) or x < 0 for x in forbid
+    ):
+        raise GenerateError(
+            f"forbid = {forbid!r}; expected a list of token ids >= 0: model.tokenizer.encode(text) has them"
+        )
+    return tuple(forbid)
 
 
 @dataclass(frozen=True, eq=False)

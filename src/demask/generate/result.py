@@ -68,12 +68,13 @@ class Result:
     """One generated text.
 
     Parameters:
-        text: what was given, byte for byte, with what was generated in its place.
+        text: what was given, byte for byte, with what was generated in its place, up to the first stop text.
         gaps: the text of every gap; for `generate` one, the continuation.
-        tokens: (N,), all of the canvas; behind the first end token everything is the end token.
-        when: (N,), the step at which each token was unmasked, from 0; -1 for what was given.
+        tokens: (N,), all of the canvas, the tokens of a stop text among them; behind the first end token, or behind a stop
+            text, everything is the end token.
+        when: (N,), the step at which each token was last written, from 0; -1 for what was given.
         cells: (N,), what each token adds to the text; a token that is no whole character adds U+FFFD.
-        new: tokens generated, up to and including the first end token.
+        new: tokens generated, up to and including the first end token or stop text.
         passes: (steps,), forward passes after each step.
         law: what the sampler claims about the distribution, given the denoiser's conditionals.
         certificate: of the schedule, if there is one.
@@ -110,7 +111,10 @@ class Result:
         return self.text
 
     def frames(self) -> Iterator[Frame]:
-        """Play it again: the canvas before the first step, and after each."""
+        """Play it again: the canvas before the first step, and after each.
+
+        A token that was remasked, edited or written over is shown from when it was last written; `Model.stream` shows all.
+        """
         for step in range(-1, self.steps):
             masked = [when > step for when in self.when]
             nfe = self.passes[step] if step >= 0 else 0

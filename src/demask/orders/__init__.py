@@ -1,5 +1,6 @@
 """Which positions are unmasked first, and which may not go at this step."""
 
+from demask.orders.deferred import Deferred
 from demask.orders.independence import Independent
 from demask.orders.places import Dilated, Hierarchical
 from demask.orders.rules import Blockwise, EntropyBudget, Factor, Noisy, Threshold
@@ -8,6 +9,7 @@ from demask.orders.scores import Confidence, Entropy, LeftToRight, Margin, Rando
 __all__ = [
     "Blockwise",
     "Confidence",
+    "Deferred",
     "Dilated",
     "Entropy",
     "EntropyBudget",

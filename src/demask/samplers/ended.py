@@ -1,12 +1,12 @@
 """Stop at the end-of-text token without paying for what follows."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from demask.canvas import Canvas, without
 from demask.contracts import Chance, Denoiser, Info, Law, Sampler
-from demask.samplers.parallel import State
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Ended:
     Cost: no NFE, and none for the positions behind the end; O(B N) per step.
 
     Parameters:
-        inner: `Parallel`, or a sampler with its state.
+        inner: a sampler whose state has a canvas, and as `start` what was masked at the beginning: all of them do.
         end: the end token.
 
     Example:
@@ -40,7 +40,7 @@ class Ended:
         ([[1, 1]], [1])
     """
 
-    inner: Sampler[State]
+    inner: Sampler[Any]
     end: int
 
     @property
@@ -48,11 +48,11 @@ class Ended:
         """The inner sampler's."""
         return self.inner.law
 
-    def init(self, canvas: Canvas, chance: Chance) -> State:
+    def init(self, canvas: Canvas, chance: Chance) -> Any:
         """Return the state of a run that begins with `canvas`."""
         return self.inner.init(canvas, chance)
 
-    def step(self, state: State, denoiser: Denoiser, chance: Chance) -> tuple[State, Info]:
+    def step(self, state: Any, denoiser: Denoiser, chance: Chance) -> tuple[Any, Info]:
         """Return the state after one step of the inner sampler and the end that it may have drawn."""
         state, info = self.inner.step(state, denoiser, chance)
         canvas = info.canvas
@@ -61,6 +61,6 @@ class Ended:
         canvas = Canvas(canvas.tokens.masked_fill(behind, self.end), without(canvas.masked, behind))
         return replace(state, canvas=canvas), replace(info, canvas=canvas)
 
-    def done(self, state: State) -> Tensor:
+    def done(self, state: Any) -> Tensor:
         """Return the rows in which nothing is masked, (B,) bool."""
         return self.inner.done(state)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas
+from demask.canvas import Canvas, Marginals
 from demask.contracts import Chance, Denoiser, Info, Law, Order, Schedule, Step, Verifier
 from demask.verifiers import AcceptAll
 
@@ -71,6 +71,25 @@ class Parallel:
     def __repr__(self) -> str:
         verifier = "" if self.verifier == AcceptAll() else f", {self.verifier!r}"
         return f"Parallel({self.schedule!r}, {self.order!r}{verifier})"
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A denoiser that has already been asked about one canvas.
+
+    Parameters:
+        canvas: about which.
+        answer: of all positions that may be asked for.
+        inner: for other canvases.
+    """
+
+    canvas: Canvas
+    answer: Marginals
+    inner: Denoiser
+
+    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
+        """Answer from what is known, or ask."""
+        return self.answer.only(where) if canvas is self.canvas else self.inner(canvas, where)
 
 
 def largest(scores: Tensor, count: Tensor) -> Tensor:

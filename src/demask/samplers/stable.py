@@ -10,7 +10,7 @@ from demask.contracts import Chance, Denoiser, Info, Law
 from demask.errors import OrderError
 from demask.orders.divergence import divergence
 from demask.orders.stability import Settled
-from demask.samplers.parallel import Parallel, State
+from demask.samplers.parallel import Asked, Parallel, State
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,22 +92,10 @@ class Stable:
             moved = divergence(now.logits, state.before.only(now.where).logits)
             calm = (calm + 1) * now.spread(moved < self.kl)
         sampler = replace(self.inner, order=Settled(self.inner.order, calm >= self.steps))
-        asked = _Asked(state.canvas, now, denoiser)
+        asked = Asked(state.canvas, now, denoiser)
         after, info = sampler.step(State(state.canvas, state.start, state.origin), asked, chance)
         return Watched(after.canvas, after.start, after.origin, now, calm), info
 
     def done(self, state: Watched) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
         return ~state.canvas.masked.any(1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """A denoiser that has already been asked about one canvas."""
-
-    canvas: Canvas
-    answer: Marginals
-    inner: Denoiser
-
-    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
-        return self.answer.only(where) if canvas is self.canvas else self.inner(canvas, where)
