@@ -91,7 +91,7 @@ STRATEGIES = [
 ]
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
 def test_the_law_is_the_published_posterior(strategy, steps):
     found = np.zeros((2, 2))
