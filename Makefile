@@ -23,7 +23,11 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/.dev
+$(VENV)/.all: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,checkpoints,ray,dev]'
+	touch $@
+
+test-all: $(VENV)/.all
 	$(BIN)/python -m pytest -m ''
 
 lint: $(VENV)/.dev

@@ -485,3 +485,39 @@ def doctor(
     with working("loading"):
         from demask.cli.doctor import run
     run(folder, as_json=json)
+
+
+@app.command()
+def batch(
+    source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="A JSON string, or an object, per line.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Where the results go; an unfinished run goes on.")],
+    model: o.ModelOption = o.MODEL,
+    key: o.Seed = 0,
+    schedule: o.Sizes = None,
+    order: o.Ranking = None,
+    steps: o.StepsAsked = None,
+    excess: o.Excess = None,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    most: Annotated[
+        int | None, typer.Option("--max-new-tokens", callback=o.at_least(1), help="At most so many per line.")
+    ] = None,
+    rows: Annotated[int, typer.Option("--batch", callback=o.at_least(1), help="Lines at a time.")] = 16,
+    shard: Annotated[int, typer.Option("--shard", callback=o.at_least(1), help="Lines per file of results.")] = 256,
+    full: Annotated[bool, typer.Option("--full", help="Keep tokens and steps too, as --save does.")] = False,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Share the work: local, auto, or a Ray cluster.")
+    ] = None,
+    actors: Annotated[int | None, typer.Option("--actors", callback=o.at_least(1), help="Models at work.")] = None,
+    gpus: Annotated[float, typer.Option("--gpus", callback=o.at_least(0), help="GPUs of each actor.")] = 0.0,
+    threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,
+    json: o.Json = False,
+) -> None:
+    """Generate for every line of a file; restarted with the same command, it goes on and does nothing twice."""
+    with working("loading"):
+        from demask.batch import Work
+        from demask.cli.batch import go
+    asked = o.settings(schedule=schedule, order=order, steps=steps, excess=excess, temperature=temperature, top_p=top_p)
+    settings = {name: value for name, value in asked.items() if value is not None}
+    work = Work(model, key, most, settings, rows, full)
+    go(source, out, work, shard=shard, ray=ray, actors=actors, gpus=gpus, threads=threads, as_json=json)
