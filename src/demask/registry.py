@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from demask import denoisers, oracles, orders, samplers, schedules, verifiers
+from demask import denoisers, oracles, orders, policies, samplers, schedules, verifiers
 from demask.errors import SpecError
 
 Entry = Callable[..., Any]
@@ -49,7 +49,12 @@ KINDS: dict[str, dict[str, Entry]] = {
         "Threshold": orders.Threshold,
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
-    "sampler": {"Ended": samplers.Ended, "Parallel": samplers.Parallel, "Stable": samplers.Stable},
+    "sampler": {
+        "Ended": samplers.Ended,
+        "Learned": policies.Learned,
+        "Parallel": samplers.Parallel,
+        "Stable": samplers.Stable,
+    },
     "oracle": {
         "copy": oracles.copy,
         "insert": oracles.insert,
