@@ -123,8 +123,9 @@ class Network(nn.Module):
         x = self.confidence(features.confidence[..., None].to(dtype))  # (B, N, D)
         angle = torch.stack((features.time.cos(), features.time.sin()), 1).to(dtype)  # (B, 2)
         time = self.time[1](functional.silu(self.time[0](angle)))  # (B, D)
-        bits = torch.stack((~features.masked, features.masked), 2).to(x)  # (B, N, 2)
-        shift, scale, gate, shift_2, scale_2, gate_2 = self.adapt(self.bit(bits) + time[:, None]).chunk(6, -1)
+        shown, hidden = self.adapt(self.bit.weight.T + time[:, None])[:, :, None].unbind(1)  # (B, 1, 6 D) each
+        adapted = torch.where(features.masked[..., None], hidden, shown)  # (B, N, 6 D)
+        shift, scale, gate, shift_2, scale_2, gate_2 = adapted.chunk(6, -1)
         seen = features.present[:, None, None, :] | ~features.present.any(1)[:, None, None, None]  # (B, 1, 1, N)
         turn = rotation(self.shape, length, None, x.device, x.dtype)
         x = x + gate * self.attention(_norm(x) * (1 + scale) + shift, turn, seen)
