@@ -1,6 +1,6 @@
 """What a learned policy gains over rules made by hand, where the truth is known.
 
-Run: python benchmarks/policies.py groups [ITERATIONS]; two groups of identical bits, both laws, and docs/pictures/policies.png.
+Run: python benchmarks/policies.py groups [ITERATIONS]; two groups of identical bits by both laws, and the guide's picture.
 Run: python benchmarks/policies.py table SPEC [SECONDS] [SHOWN]; a table of rules and of policies trained for so long each,
     on an oracle (latin_square) or a model of a known language (demask/notes).
 """
@@ -22,6 +22,7 @@ from demask.training import PolicyRecipe, possible, train_policy
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "policies.png"
 LAWS = ("bernoulli", "plackett_luce")
+CASES = (("plackett_luce", 1.0, 0), ("plackett_luce", 3.0, 0), ("bernoulli", 1.0, 0), ("bernoulli", 1.0, 2))
 RUNS = 1024
 
 
@@ -68,11 +69,15 @@ def table(spec: str = "latin_square", seconds: str = "180", shown: str | None = 
         line(f"`uniform(steps={count})`, `Confidence()`", Parallel(PerRow(uniform, steps=count), Confidence()))
     for least in (0.3, 0.5, 0.7, 0.9):
         line(f"`Threshold(Confidence(), {least})`", Parallel(Unlimited(), Threshold(Confidence(), least)))
-    for law in LAWS:
-        for alpha in (0.3, 1.0, 3.0):
-            trained = train_policy(known, PolicyRecipe(seconds=float(seconds), law=law, alpha=alpha, prompts=8))
-            sampler = Learned(trained.policy)
-            line(f"learned, {law}, alpha {alpha:g}", sampler, len(trained.rounds))
+    expert = Parallel(Unlimited(), Threshold(Confidence(), 0.9))
+    for law, alpha, experts in CASES:
+        recipe = PolicyRecipe(
+            seconds=float(seconds), law=law, alpha=alpha, prompts=1, rollouts=16 - experts, experts=experts,
+            clip=0.2 if experts else 0.5,
+        )  # fmt: skip
+        trained = train_policy(known, recipe, expert=expert if experts else None)
+        name = f"learned, {law}, alpha {alpha:g}{', with an expert' if experts else ''}"
+        line(name, Learned(trained.policy), len(trained.rounds))
 
 
 if __name__ == "__main__":
