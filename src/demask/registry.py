@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from demask import denoisers, oracles, orders, samplers, schedules, verifiers
+from demask import denoisers, oracles, orders, policies, samplers, schedules, verifiers
 from demask.errors import SpecError
 
 Entry = Callable[..., Any]
@@ -53,6 +53,7 @@ KINDS: dict[str, dict[str, Entry]] = {
     "sampler": {
         "Editing": samplers.Editing,
         "Ended": samplers.Ended,
+        "Learned": policies.Learned,
         "Parallel": samplers.Parallel,
         "Remasking": samplers.Remasking,
         "Stable": samplers.Stable,

@@ -373,6 +373,44 @@ def train(
     run(material, out=out, recipe=recipe, size=size, resume=resume, threads=threads, as_json=json)
 
 
+@app.command(name="train-policy")
+def train_policy(
+    model: Annotated[
+        str, typer.Argument(help="demask/notes, a folder of a known language, or an oracle: latin_square.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The policy folder.")] = Path("policy"),
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Time to spend.  [default: 600]")] = None,
+    iterations: Annotated[int | None, typer.Option("--iterations", help="Instead: batches of runs.")] = None,
+    law: Annotated[str, typer.Option("--law", help="bernoulli or plackett_luce.")] = "bernoulli",
+    alpha: Annotated[float, typer.Option("--alpha", help="Weight of speed; 0: only right counts.")] = 1.0,
+    prompts: Annotated[int, typer.Option("--prompts", help="Canvases per batch.")] = 16,
+    rollouts: Annotated[int, typer.Option("--rollouts", help="Runs per canvas.")] = 8,
+    expert: Annotated[
+        str | None, typer.Option("--expert", metavar="ORDER", help="Learn from it too: 'threshold(confidence, 0.9)'.")
+    ] = None,
+    block: Annotated[int | None, typer.Option("--block", help="Positions to finish before the next.")] = None,
+    rate: Annotated[float, typer.Option("--rate", help="Peak learning rate.")] = 1e-3,
+    shown: Annotated[int | None, typer.Option("--shown", help="Tokens given; 3 of a text, 0 of an oracle.")] = None,
+    temperature: o.Temperature = None,
+    threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,
+    key: o.Key = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Begin with the policy in --out.")] = False,
+    json: o.Json = False,
+) -> None:
+    """Train a policy that chooses which tokens are unmasked together: right answers, in few steps."""
+    with working("loading"):
+        from demask.cli.policy import run
+        from demask.training.policy import PolicyRecipe
+    recipe = PolicyRecipe(
+        iterations, 600.0 if seconds is None and iterations is None else seconds, law, alpha, prompts, rollouts,
+        experts=int(expert is not None), rate=rate, size=block, key=key, clip=0.5 if expert is None else 0.2,
+    )  # fmt: skip
+    run(
+        model, out=out, recipe=recipe, shown=shown, temperature=temperature, expert=expert, resume=resume,
+        threads=threads, as_json=json,
+    )  # fmt: skip
+
+
 @app.command(name="eval")
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder, as demask train writes it.")],

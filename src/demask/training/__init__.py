@@ -3,7 +3,9 @@
 from demask.training.data import Batch, Data, Fresh, HeldOut, Packed, Text, Windows, corpus, read, split
 from demask.training.evaluate import Score, evaluate
 from demask.training.masked import Masks, draw
+from demask.training.policy import PolicyRecipe, Round, TrainedPolicy, train_policy
 from demask.training.recipe import Recipe
+from demask.training.task import Task, possible, texts
 from demask.training.train import Moment, Status, Trained, train
 
 __all__ = [
@@ -14,16 +16,23 @@ __all__ = [
     "Masks",
     "Moment",
     "Packed",
+    "PolicyRecipe",
     "Recipe",
+    "Round",
     "Score",
     "Status",
+    "Task",
     "Text",
     "Trained",
+    "TrainedPolicy",
     "Windows",
     "corpus",
     "draw",
     "evaluate",
+    "possible",
     "read",
     "split",
+    "texts",
     "train",
+    "train_policy",
 ]

@@ -97,9 +97,7 @@ class Recipe:
             >>> [round(Recipe(steps=9, warmup=0.2).height(p), 3) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
             [0.0, 0.5, 1.0, 0.5, 0.0]
         """
-        if progress < self.warmup:
-            return progress / self.warmup
-        return 0.5 + 0.5 * cos(pi * min(1.0, (progress - self.warmup) / (1 - self.warmup)))
+        return warmed(progress, self.warmup)
 
     def to_json(self) -> dict[str, Any]:
         """Return the choices as plain values."""
@@ -109,6 +107,18 @@ class Recipe:
         """Return the choices that differ from those of a checkpoint and would change its training."""
         mine = self.to_json()
         return [name for name in mine if name not in _FREE and mine[name] != other.get(name)]
+
+
+def warmed(progress: float, warmup: float) -> float:
+    """Return a linear rise from 0 to 1 over the share `warmup`, then a cosine to 0.
+
+    Example:
+        >>> warmed(0.1, 0.2), warmed(0.2, 0.2), warmed(1.0, 0.2)
+        (0.5, 1.0, 0.0)
+    """
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 + 0.5 * cos(pi * min(1.0, (progress - warmup) / (1 - warmup)))
 
 
 class Optimisers:

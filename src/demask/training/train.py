@@ -1,15 +1,11 @@
 """The one training loop."""
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor
@@ -26,6 +22,7 @@ from demask.training.evaluate import Score, evaluate
 from demask.training.masked import Masked, draw
 from demask.training.processes import Processes
 from demask.training.recipe import Optimisers, Recipe
+from demask.training.stopping import stoppable
 
 
 class Status(Enum):
@@ -136,7 +133,6 @@ class _Training:
         self.step, self.seconds = 0, 0.0
         self.scores: list[list[float]] = []
         self.loss = float("nan")
-        self.stop = False
 
     def run(self, resume: bool) -> Trained:
         """Train until the end, or until asked to stop."""
@@ -147,10 +143,10 @@ class _Training:
         score: Score | None = None
         if recipe.compiled:
             self.network.compile(dynamic=True)
-        with self._stoppable():
+        with stoppable() as asked:
             while True:
                 self.seconds = before + time.monotonic() - begun
-                self.seconds, stop = self.processes.agree(self.seconds, self.stop, device=self.device)
+                self.seconds, stop = self.processes.agree(self.seconds, asked.asked, device=self.device)
                 progress = self._progress()
                 if stop or progress >= 1:
                     break
@@ -274,22 +270,3 @@ class _Training:
         hashed = blake2b(self.tokenizer.source.encode(), digest_size=8)
         hashed.update(self.held.tokens.numpy().tobytes())
         return hashed.hexdigest()
-
-    @contextmanager
-    def _stoppable(self) -> Iterator[None]:
-        """Let the first interrupt end the training after the current step, and the second one at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.stop:
-                raise KeyboardInterrupt
-            self.stop = True
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
