@@ -124,11 +124,13 @@ class Keyed:
 
     def outcome(self, probabilities: Tensor) -> Tensor:
         """Return one of finitely many outcomes per row."""
+        probabilities = probabilities.to(self.names.device)  # a schedule computes them on the host
         where = torch.ones(len(probabilities), 1, dtype=torch.bool, device=probabilities.device)
         return self.categorical(Marginals(where, probabilities.log()))
 
     def multinomial(self, total: Tensor, probabilities: Tensor) -> Tensor:
         """Return how many of each row's tokens fall in each class: a class per token, counted."""
+        total = total.to(self.names.device)  # a schedule counts on the host
         rows, largest = len(total), int(total.max()) if len(total) else 0
         tokens = torch.arange(largest, device=total.device).expand(rows, largest)
         uniform = self._grid(largest)

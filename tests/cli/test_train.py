@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from demask.denoisers import folder
 from demask.tokenizer import Tokenizer
@@ -91,6 +92,18 @@ def test_resume(texts, model, demask, refused):
     assert "batch differ" in refused(
         "train", texts, "--out", model, "--context", 16, "--steps", 2, "--batch", 3, "--vocabulary", 280, "--resume"
     )
+
+
+def test_a_model_is_trained_further(texts, model, tmp_path, demask, refused):
+    options = ("--context", 16, "--steps", 1, "--batch", 2, "--rate", 1e-9, "--optimiser", "adamw")
+    further = (texts, "--from", model, *options)  # with its tokenizer, of 280 tokens
+    demask("train", *further, "--out", tmp_path / "further")
+    before, after = (folder.read(path).denoiser.network.state_dict() for path in (model, tmp_path / "further"))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    words = refused("train", *further, "--out", tmp_path / "other", "--size", "small")
+    assert "is a Shape(" in words
+    assert "width=256" in words
+    assert "leave out --tokenizer" in refused("train", *further, "--tokenizer", model / "tokenizer.json")
 
 
 def test_an_existing_tokenizer(texts, tmp_path, demask):

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch.nn import functional
@@ -12,7 +14,9 @@ SHAPE = Shape(vocabulary=11, context=24, width=32, layers=2, heads=4, hidden=48)
 
 @pytest.fixture(scope="module")
 def model():
-    return Transformer(Network(SHAPE, key=1))
+    network = Network(SHAPE, key=1)
+    network.places.data.normal_(0.0, 0.2, generator=torch.Generator().manual_seed(2))
+    return Transformer(network)
 
 
 def canvas(rows=3, length=12, share=0.5, key=0):
@@ -33,7 +37,7 @@ def plainly(network, ids):
     length, size = ids.shape[1], SHAPE.width // SHAPE.heads
     angle = torch.arange(length)[:, None] * 10_000.0 ** -(torch.arange(0, size, 2).double() / size)
     turn = torch.polar(torch.ones_like(angle), angle)
-    x = weights["embedding.weight"][ids]
+    x = weights["embedding.weight"][ids] + weights["places"][:length]
     for layer in range(SHAPE.layers):
         block = f"blocks.{layer}."
         y = normal(x, block + "before_attention.weight")
@@ -78,6 +82,15 @@ def test_a_masked_token_does_not_leak(model):
     given = canvas()
     other = Canvas((given.tokens + given.masked * 3) % SHAPE.vocabulary, given.masked)
     assert torch.equal(model(given, given.masked).logits, model(other, given.masked).logits)
+
+
+def test_only_its_places_tell_the_ends_of_a_row_of_masks_apart(model):
+    """To rotary positions a row of masks is everywhere alike; without the places no text could begin or end."""
+    blank = Canvas.blank(1, 12)
+    told = model(blank, blank.masked).logits
+    assert (told[1:] - told[:1]).abs().amax(1).min() > 0.01
+    untold = Transformer(Network(SHAPE, key=1))(blank, blank.masked).logits
+    assert torch.allclose(untold, untold[:1].expand_as(untold), atol=1e-6)
 
 
 def test_the_head_has_no_row_for_the_mask(model):
@@ -156,7 +169,7 @@ def test_logits_are_computed_for_the_asked_rows_only(model, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(model, dtype):
     given = canvas()
-    half = Transformer(Network(SHAPE, key=1).to(dtype))
+    half = Transformer(copy.deepcopy(model.network).to(dtype))
     answer = half(given, given.masked)
     assert answer.logits.dtype == dtype == half.dtype
     assert (answer.logits.float() - model(given, given.masked).logits).abs().max() < 0.25

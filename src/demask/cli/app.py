@@ -358,6 +358,9 @@ def train(
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,
     key: o.Key = 0,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Begin with the weights of this model folder.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --out.")] = False,
     json: o.Json = False,
 ) -> None:
@@ -370,7 +373,7 @@ def train(
         steps, 600.0 if seconds is None and steps is None else seconds, batch, optimiser, rate, accumulate=accumulate,
         precision=precision, compiled=compiled, masks=Masks(early=early), key=key,
     )  # fmt: skip
-    run(material, out=out, recipe=recipe, size=size, resume=resume, threads=threads, as_json=json)
+    run(material, out=out, recipe=recipe, size=size, resume=resume, start=start, threads=threads, as_json=json)
 
 
 @app.command(name="train-policy")

@@ -11,6 +11,7 @@ import torch
 import typer
 
 from demask.cli.output import console, say_json, short, working
+from demask.denoisers import folder as folders
 from demask.denoisers.transformer import Network, Shape
 from demask.errors import DemaskError, SpecError
 from demask.tokenizer import Tokenizer
@@ -109,6 +110,7 @@ def run(
     recipe: Recipe,
     size: str = "tiny",
     resume: bool = False,
+    start: Path | None = None,
     threads: int | None = None,
     device: str | None = None,
     as_json: bool = False,
@@ -124,8 +126,15 @@ def run(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_out(out)
     with working("reading"):
-        data, held, tokenizer = material.open()
-    network = Network(Shape.of(size, tokenizer.size, data.context), key=recipe.key).to(device)
+        begun = None if start is None else _begun(start, material)
+        data, held, tokenizer = material.open(begun and begun.tokenizer)
+    shape = Shape.of(size, tokenizer.size, data.context)
+    network = Network(shape, key=recipe.key) if begun is None else begun.denoiser.network.requires_grad_(True)
+    if network.shape != shape:
+        raise SpecError(
+            f"--from {start} is a {network.shape}; the options ask for a {shape}: --size, --context, --oracle"
+        )
+    network = network.to(device)
     about = {"documents": material.fill, "language": material.oracle}
     with _watching(recipe, quiet=as_json or not processes.writes) as watch:
         trained = train(
@@ -136,6 +145,13 @@ def run(
     if trained.status is Status.INTERRUPTED:
         raise typer.Exit(130)
     return trained
+
+
+def _begun(start: Path, material: Material) -> folders.Folder:
+    """Return the model that is to be trained further, with its tokenizer."""
+    if material.tokenizer is not None:
+        raise SpecError(f"--from {start} brings its tokenizer; leave out --tokenizer {material.tokenizer}")
+    return folders.read(start, dtype=torch.float32)
 
 
 def _tell(trained: Trained, out: Path, as_json: bool) -> None:

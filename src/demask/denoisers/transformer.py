@@ -1,8 +1,8 @@
 """A bidirectional transformer that answers with the law of each masked token.
 
-Read it from top to bottom: a token (or the mask) becomes a vector; every block lets each position look at all others
-(`Attention`) and then think alone (`Gate`); a last normalisation and the embedding itself, transposed, give one logit per
-token. The network does not know how far the unmasking has come: the masks that it sees say so.
+Read it from top to bottom: a token (or the mask) becomes a vector, to which its place adds another; every block lets each
+position look at all others (`Attention`) and then think alone (`Gate`); a last normalisation and the embedding itself,
+transposed, give one logit per token. The network does not know how far the unmasking has come: the masks that it sees say so.
 
 Shapes at line ends: B rows, N positions, D width, H heads, V tokens, M asked positions.
 """
@@ -44,7 +44,7 @@ class Shape:
 
     Example:
         >>> Shape.of("tiny", 300, 128).parameters
-        1244416
+        1260800
     """
 
     vocabulary: int
@@ -74,13 +74,14 @@ class Shape:
     def parameters(self) -> int:
         """How many numbers are learned."""
         block = 4 * self.width**2 + 3 * self.width * self.hidden + 2 * self.width
-        return (self.vocabulary + 1) * self.width + self.layers * block + self.width
+        return (self.vocabulary + 1 + self.context) * self.width + self.layers * block + self.width
 
 
 class Network(nn.Module):
     """The network: token ids to features, features to logits.
 
-    Row V of the embedding is the mask. The head uses the first V rows, so a mask is never predicted.
+    Row V of the embedding is the mask. The head uses the first V rows, so a mask is never predicted. Rotary positions see
+    distances alone, and to them a row of masks is everywhere alike; so each place adds a vector of its own, zero at first.
 
     Cost: 2 x parameters operations per position, and 4 N D per layer and position for looking.
     """
@@ -90,16 +91,18 @@ class Network(nn.Module):
         self.shape = shape
         size = (shape.vocabulary + 1, shape.width)
         self.embedding = nn.Embedding(*size, _weight=torch.empty(size))
+        self.places = nn.Parameter(torch.empty(shape.context, shape.width))
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width, eps=1e-6)
         self.reset(key)
 
     def reset(self, key: int) -> None:
-        """Draw every matrix anew: independent normal numbers of standard deviation 1 / sqrt(inputs)."""
+        """Draw every matrix anew: independent normal numbers of standard deviation 1 / sqrt(inputs); places begin at 0."""
         chance = torch.Generator().manual_seed(key)
         for matrix in self.parameters():
             if matrix.ndim == 2 and not matrix.is_meta:
                 matrix.data.normal_(0.0, matrix.shape[1] ** -0.5, generator=chance)
+        self.places.data.zero_()
 
     def forward(self, ids: Tensor, *, documents: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Return the features of every position.
@@ -108,16 +111,20 @@ class Network(nn.Module):
             ids: (B, N) int64, V where masked.
             documents: (B, N) integers, increasing along a row: positions see only those of their own document, and
                 count from its start. None: a row is one document.
-            present: (B, N) bool, the positions that are seen. None: all of them.
+            present: (B, N) bool, the positions that are seen, counted from the first of them. None: all of them.
         """
-        x: Tensor = self.embedding(ids)  # (B, N, D)
         places, seen = None, None
         if present is not None:
             seen = present[:, None, None, :]  # (B, 1, 1, N)
+            places = (torch.arange(ids.shape[1], device=ids.device) - present.int().argmax(1)[:, None]).clamp_min(
+                0
+            )  # (B, N)
         if documents is not None:
             places = _places(documents)  # (B, N)
             same = (documents[:, :, None] == documents[:, None, :])[:, None]  # (B, 1, N, N)
             seen = same if seen is None else same & seen  # (B, 1, N, N)
+        x: Tensor = self.embedding(ids)  # (B, N, D)
+        x = x + (self.places[: ids.shape[1]] if places is None else self.places[places])  # (B, N, D)
         turn = rotation(self.shape, ids.shape[1], places, x.device, x.dtype)
         for block in self.blocks:
             x = block(x, turn, seen)  # (B, N, D)
