@@ -65,6 +65,6 @@ def test_notes_stay_as_right_as_they_were(model):
     [one] = measured(model, [("uniform", None)], key=4)
     [honest] = measured(model, [("uniform", None)], order="Random()", temperature=1.0, key=4)
     [few] = measured(model, [("uniform", 8)], key=4)
-    assert one.right >= 0.85
-    assert honest.right >= 0.02
+    assert one.right >= 0.88
+    assert honest.right >= 0.25
     assert few.right <= 0.2
