@@ -35,7 +35,8 @@ class Cluster:
     """Workers of a Ray cluster, as `run(prepared, workers=Cluster(..))` takes them.
 
     The lines travel to the actors and the records back, so no folder needs to be shared. Shards come back in the order in
-    which they are done. An actor that dies is started again, and its shard with it; a driver that dies has kept what was done.
+    which they are done. An actor that dies is started again, and its shard with it; a driver that dies has kept what was
+    done.
 
     Parameters:
         address: of a running cluster, "auto" for that of this machine, "local" to start one for this run.

@@ -127,7 +127,7 @@ def run(
     _check_out(out)
     with working("reading"):
         begun = None if start is None else _begun(start, material)
-        data, held, tokenizer = material.open(begun and begun.tokenizer)
+        data, held, tokenizer = material.open(None if begun is None else begun.tokenizer)
     shape = Shape.of(size, tokenizer.size, data.context)
     network = Network(shape, key=recipe.key) if begun is None else begun.denoiser.network.requires_grad_(True)
     if network.shape != shape:

@@ -2,7 +2,8 @@
 
 Read it from top to bottom: a token (or the mask) becomes a vector, to which its place adds another; every block lets each
 position look at all others (`Attention`) and then think alone (`Gate`); a last normalisation and the embedding itself,
-transposed, give one logit per token. The network does not know how far the unmasking has come: the masks that it sees say so.
+transposed, give one logit per token. The network does not know how far the unmasking has come: the masks that it sees
+say so.
 
 Shapes at line ends: B rows, N positions, D width, H heads, V tokens, M asked positions.
 """
