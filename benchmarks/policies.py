@@ -3,6 +3,7 @@
 Run: python benchmarks/policies.py groups [ITERATIONS]; two groups of identical bits by both laws, and the guide's picture.
 Run: python benchmarks/policies.py table SPEC [SECONDS] [SHOWN]; a table of rules and of policies trained for so long each,
     on an oracle (latin_square) or a model of a known language (demask/notes).
+Run: python benchmarks/policies.py notes [SECONDS]; the model inside the package against thresholds.
 """
 
 import sys
@@ -80,5 +81,17 @@ def table(spec: str = "latin_square", seconds: str = "180", shown: str | None = 
         line(name, Learned(trained.policy), len(trained.rounds))
 
 
+def notes(seconds: str = "300") -> None:
+    """Print right notes and steps of thresholds, and of a policy that learns from one, behind the first 30 tokens."""
+    known = task("demask/notes", shown=30)
+    rules = {least: Parallel(Unlimited(), Threshold(Confidence(), least)) for least in (0.5, 0.7, 0.9)}
+    for least, rule in rules.items():
+        print(f"threshold {least}: {known.score(rule, 64, key=EVALUATION_KEY)}", flush=True)
+    recipe = PolicyRecipe(seconds=float(seconds), law="plackett_luce", prompts=2, rollouts=6, experts=2, clip=0.2)
+    trained = train_policy(known, recipe, expert=rules[0.9])
+    found = known.score(Learned(trained.policy), 64, key=EVALUATION_KEY)
+    print(f"learned in {len(trained.rounds)} iterations: {found}")
+
+
 if __name__ == "__main__":
-    {"groups": groups, "table": table}[sys.argv[1]](*sys.argv[2:])
+    {"groups": groups, "table": table, "notes": notes}[sys.argv[1]](*sys.argv[2:])
