@@ -10,7 +10,7 @@ from torch import Tensor
 
 from demask.canvas import Canvas, Marginals, without
 from demask.chance import Keyed
-from demask.contracts import Chance, Collector, Denoiser, Law, Sampler
+from demask.contracts import Chance, Collector, Denoiser, Law, Sampler, ranked
 from demask.errors import CanvasError
 
 S = TypeVar("S")
@@ -169,6 +169,18 @@ class _Metered:
             return self.inner(canvas, where)
         answer = self.inner(canvas.rows(asked), where[asked])
         return Marginals(where, answer.logits, answer.temperature)
+
+    def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
+        inner, asked = ranked(self.inner), where.any(1)
+        self.nfe.add_(asked)
+        if bool(asked.all()):
+            return inner.along(canvas, where, ranks)
+        answer = inner.along(canvas.rows(asked), where[asked], ranks[asked])
+        return Marginals(where, answer.logits, answer.temperature)
+
+    @property
+    def vocabulary(self) -> int:
+        return ranked(self.inner).vocabulary
 
 
 def _chance(key: int | Chance, rows: int, names: Tensor | None, device: torch.device) -> Chance:

@@ -49,7 +49,12 @@ KINDS: dict[str, dict[str, Entry]] = {
         "Threshold": orders.Threshold,
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
-    "sampler": {"Ended": samplers.Ended, "Parallel": samplers.Parallel, "Stable": samplers.Stable},
+    "sampler": {
+        "Ended": samplers.Ended,
+        "Parallel": samplers.Parallel,
+        "Speculative": samplers.Speculative,
+        "Stable": samplers.Stable,
+    },
     "oracle": {
         "copy": oracles.copy,
         "insert": oracles.insert,

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from demask.canvas import ABSENT, Canvas, Marginals, without
-from demask.contracts import Denoiser
+from demask.contracts import Denoiser, ranked
 from demask.errors import DenoiserError
 
 
@@ -40,6 +40,15 @@ class Tempered:
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         """Answer with the inner denoiser's laws, to be drawn from at `temperature`."""
         return self.inner(canvas, where).tempered(self.temperature)
+
+    def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
+        """Answer along an order with the inner denoiser's laws, to be drawn from at `temperature`."""
+        return ranked(self.inner).along(canvas, where, ranks).tempered(self.temperature)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens can be written, V."""
+        return ranked(self.inner).vocabulary
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,18 @@ class Nucleus:
 
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         """Answer with the inner denoiser's laws, cut to their nucleus."""
-        answer = self.inner(canvas, where)
+        return self._cut(self.inner(canvas, where))
+
+    def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
+        """Answer along an order with the inner denoiser's laws, cut to their nucleus."""
+        return self._cut(ranked(self.inner).along(canvas, where, ranks))
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens can be written, V."""
+        return ranked(self.inner).vocabulary
+
+    def _cut(self, answer: Marginals) -> Marginals:
         if self.p == 1 or answer.temperature == 0:
             return answer
         ranked, index = answer.logits.sort(dim=-1, descending=True, stable=True)

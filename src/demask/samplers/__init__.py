@@ -2,6 +2,7 @@
 
 from demask.samplers.ended import Ended
 from demask.samplers.parallel import Parallel, State, largest
+from demask.samplers.speculative import Speculative
 from demask.samplers.stable import Stable
 
-__all__ = ["Ended", "Parallel", "Stable", "State", "largest"]
+__all__ = ["Ended", "Parallel", "Speculative", "Stable", "State", "largest"]
