@@ -40,7 +40,8 @@ class Denoiser(Protocol):
 class Ranked(Protocol):
     """A denoiser that also answers along an order, for any filling in one pass.
 
-    The product of its answers over an order is a joint law, known exactly: log p(x) = sum_i log p(x_i | x_j, rank_j < rank_i).
+    The product of its answers over an order is a joint law, known exactly:
+    log p(x) = sum_i log p(x_i | x_j, rank_j < rank_i).
     """
 
     @property

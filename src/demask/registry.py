@@ -50,6 +50,7 @@ KINDS: dict[str, dict[str, Entry]] = {
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
     "sampler": {
+        "Adaptive": samplers.Adaptive,
         "Ended": samplers.Ended,
         "Parallel": samplers.Parallel,
         "Speculative": samplers.Speculative,

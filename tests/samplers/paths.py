@@ -9,13 +9,14 @@ from demask.loop import sample
 BATCH = 2048
 
 
-def paths(denoiser, sampler):
+def paths(denoiser, sampler, max_steps=4096):
     """Return the probability of everything that can happen, (P,), and the runs in which it does, one per batch."""
     pending, shares, runs = [[]], [], []
     while pending:
         scripts, pending = pending[-BATCH:], pending[:-BATCH]
         tapes = [Tape(script) for script in scripts]
-        runs.append(sample(denoiser, sampler, Canvas.blank(len(tapes), denoiser.length), key=Scripted.of(tapes)))
+        canvas = Canvas.blank(len(tapes), denoiser.length)
+        runs.append(sample(denoiser, sampler, canvas, key=Scripted.of(tapes), max_steps=max_steps))
         for tape in tapes:
             shares.append(tape.logp)
             for turn in range(len(tape.script), len(tape.taken)):

@@ -1,6 +1,7 @@
 """Denoisers: the law of each masked token, given the visible ones."""
 
+from demask.denoisers.causal import Causal
 from demask.denoisers.transformer import Shape, Transformer
 from demask.denoisers.wrap import Continued, Nucleus, Restricted, Tempered
 
-__all__ = ["Continued", "Nucleus", "Restricted", "Shape", "Tempered", "Transformer"]
+__all__ = ["Causal", "Continued", "Nucleus", "Restricted", "Shape", "Tempered", "Transformer"]
