@@ -27,7 +27,10 @@ SPECS = {
         "EntropyBudget(Noisy(Entropy(), 0.1), 0.5)",
         "Margin()",
     ],
-    "sampler": ["Parallel(uniform(steps=4), Blockwise(Confidence(of='mode'), 8))"],
+    "sampler": [
+        "Parallel(uniform(steps=4), Blockwise(Confidence(of='mode'), 8))",
+        "Speculative(5, Random(), draft='context')",
+    ],
     "verifier": ["AcceptAll()"],
 }
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from demask.contracts import Law as Law
     from demask.curve import Curve as Curve
     from demask.curve import Estimate as Estimate
+    from demask.denoisers import Causal as Causal
     from demask.denoisers import Nucleus as Nucleus
+    from demask.denoisers import Permutation as Permutation
     from demask.denoisers import Tempered as Tempered
     from demask.denoisers import Transformer as Transformer
     from demask.errors import DemaskError as DemaskError
@@ -48,8 +50,10 @@ if TYPE_CHECKING:
     from demask.orders import Threshold as Threshold
     from demask.registry import build as build
     from demask.registry import cite as cite
+    from demask.samplers import Adaptive as Adaptive
     from demask.samplers import Ended as Ended
     from demask.samplers import Parallel as Parallel
+    from demask.samplers import Speculative as Speculative
     from demask.schedules import Calibration as Calibration
     from demask.schedules import Calibrator as Calibrator
     from demask.schedules import PerBlock as PerBlock
@@ -77,7 +81,7 @@ _HOME = {
     "demask.collect": ("Entropies", "Seconds", "Trace"),
     "demask.contracts": ("Law",),
     "demask.curve": ("Curve", "Estimate"),
-    "demask.denoisers": ("Nucleus", "Tempered", "Transformer"),
+    "demask.denoisers": ("Causal", "Nucleus", "Permutation", "Tempered", "Transformer"),
     "demask.errors": ("DemaskError",),
     "demask.generate": ("Model", "Recipe", "Result", "Template", "load"),
     "demask.information.certificate": ("Certificate",),
@@ -92,7 +96,7 @@ _HOME = {
     ),
     "demask.registry": ("build", "cite"),
     "demask.loop": ("Run", "Status", "sample"),
-    "demask.samplers": ("Ended", "Parallel"),
+    "demask.samplers": ("Adaptive", "Ended", "Parallel", "Speculative"),
     "demask.schedules": (
         "Calibration", "Calibrator", "PerBlock", "PerRow", "Plan", "Systematic", "Unlimited", "binomial", "cosine", "fixed",
         "geometric", "hedged", "minimax", "optimal", "self_calibrating", "sequential", "two_number", "uniform",

@@ -2,8 +2,11 @@
 
 Every position stands twice in the input. The *content* stream knows the token; the *query* stream knows only the place, and
 what it finds is the law of its token. Ranks say who sees whom: content sees content of smaller or equal rank, a query
-sees content of smaller rank, and itself; nobody sees a query of another. So all laws p(x_i | x_j, rank_j < rank_i) of a
-filling come out of one pass, and their product is a joint law. The network is that of `transformer.py`, twice as long.
+sees content of smaller rank, and itself; nobody sees a query of another. One *anchor* at the first place is seen by all:
+distances alone would not tell the first query, which sees nothing else, where in the row it is.
+
+So all laws p(x_i | x_j, rank_j < rank_i) of a filling come out of one pass, and their product is a joint law. The network is
+that of `transformer.py`, its rows twice as long.
 """
 
 import copy
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from demask.canvas import Canvas, Marginals
 from demask.denoisers.transformer import Network, read, spots
@@ -22,13 +26,13 @@ def streams(
     """Return the features of every position's query, (B, N, D), each given the tokens of smaller rank alone.
 
     Parameters:
-        network: its embedding's row V is the query.
+        network: its embedding's row V is the query, and the anchor.
         ids: (B, N) int64, V where nothing is written.
         ranks: (B, N) integers; equal ranks see each other as content, never as queries.
         documents: (B, N), as for the network.
         present: (B, N) bool, the positions that are seen. None: all of them.
 
-    Cost: a pass over 2 N positions.
+    Cost: a pass over 2 N + 1 positions.
     """
     nothing = torch.full_like(ids, network.shape.vocabulary)
     written = ids != nothing if present is None else (ids != nothing) & present
@@ -39,23 +43,26 @@ def streams(
     own = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device).expand(later.shape[0], -1, -1)
     content = torch.cat((offered & (earlier <= later) | own, torch.zeros_like(own)), 2)  # (B, N, 2N)
     query = torch.cat((offered & (earlier < later), own), 2)  # (B, N, 2N)
-    seen = torch.cat((content, query), 1)[:, None]  # (B, 1, 2N, 2N)
+    seen = functional.pad(torch.cat((content, query), 1), (0, 0, 0, 1))  # (B, 2N + 1, 2N), the anchor sees itself alone
+    seen = functional.pad(seen, (0, 1), value=True)[:, None]  # (B, 1, 2N + 1, 2N + 1)
     places = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape) if documents is None else spots(documents)
-    features: Tensor = network(torch.cat((ids, nothing), 1), places=places.repeat(1, 2), seen=seen)
-    return features[:, ids.shape[1] :]
+    places = functional.pad(places.repeat(1, 2), (0, 1))  # (B, 2N + 1)
+    features: Tensor = network(torch.cat((ids, nothing, nothing[:, :1]), 1), places=places, seen=seen)
+    return features[:, ids.shape[1] : -1]
 
 
 @dataclass(frozen=True, eq=False)
 class Permutation:
     """A denoiser that knows the joint law of any filling in any order: the network, asked through two streams.
 
-    Asked as any denoiser, it gives the law of each masked token given the visible ones, which see each other. The laws of
+    Asked as any denoiser, it gives the law of each masked token given the visible ones, which see each other. It knows where
+    a row begins, and not where it ends: what follows the last visible token may be any number of masked ones. The laws of
     different orders agree only as far as the training has made them: the joint law is one per order.
 
     Raises:
         DenoiserError: a canvas longer than the context, or visible tokens outside 0 .. V - 1.
 
-    Cost: one pass over 2 N positions; M V D more for the logits of M asked positions.
+    Cost: one pass over 2 N + 1 positions; M V D more for the logits of M asked positions.
 
     Example:
         >>> from demask.denoisers import Shape

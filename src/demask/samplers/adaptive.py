@@ -100,6 +100,10 @@ class Adaptive:
         """Return the rows with nothing masked, (B,) bool."""
         return ~state.canvas.masked.any(1)
 
+    def __repr__(self) -> str:
+        ahead = "" if self.ahead is None else f", {self.ahead}"
+        return f"Adaptive({self.verifier!r}, {self.ratio!r}{ahead})"
+
     def _agreement(self, canvas: Canvas, tokens: Tensor, chosen: Tensor, checked: Tensor, draft: Marginals) -> Tensor:
         """Return the probability that the product draws what the draft drew, (B, N)."""
         if self.verifier.vocabulary != draft.vocabulary:
