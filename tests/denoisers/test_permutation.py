@@ -100,6 +100,12 @@ def test_the_joint_law_sums_to_one_and_is_what_is_sampled(model):
     assert joint.kl(other) > 1e-4  # an untrained network has another law in another order
 
 
+def test_the_first_query_knows_where_it_is(model):
+    canvas = Canvas.blank(1, 6)
+    laws = model(canvas, canvas.masked).logits.softmax(-1)
+    assert all((laws[i] - laws[j]).abs().max() > 1e-3 for i in range(6) for j in range(i))
+
+
 @pytest.mark.parametrize("draft", ["network", "context"])
 def test_given_tokens_see_each_other_and_the_law_stays(model, draft):
     pairs = torch.cartesian_prod(torch.tensor([0]), torch.arange(3), torch.tensor([2]), torch.arange(3))

@@ -12,7 +12,7 @@ from demask.denoisers.transformer import Network
 from demask.errors import TrainingError
 from demask.information import law
 from demask.oracles import Table
-from demask.orders import LeftToRight, Random
+from demask.orders import Random
 from demask.samplers import Speculative
 from demask.training import Masks, Recipe, train
 
@@ -50,7 +50,7 @@ def test_refusals(tmp_path):
 @pytest.mark.slow
 def test_it_learns_a_table_and_is_sampled_exactly(tmp_path):
     recipe = replace(
-        RECIPE, steps=800, batch=64, optimiser="adamw", rate=5e-3, average=0.98, masks=Masks(0.0, 1.0, 0.0)
+        RECIPE, steps=500, batch=64, optimiser="adamw", rate=5e-3, average=0.98, masks=Masks(0.0, 1.0, 0.0)
     )
     trained = run(tmp_path / "model", recipe, Shape(3, 3, 32, 2, 4, 64)).denoiser
     model = Permutation(trained.network.double())
@@ -65,5 +65,4 @@ def test_it_learns_a_table_and_is_sampled_exactly(tmp_path):
         output = law(model, Speculative(size), canvas=Canvas.blank(1, 3), vocabulary=3)
         assert laws[1, 2, 3].kl(output) == pytest.approx(0, abs=1e-9)
     assert ORACLE.kl(law(model, Speculative(2, Random()), canvas=Canvas.blank(1, 3), vocabulary=3)) < 0.05
-    assert LeftToRight().law is Speculative(2).order.law
     print({places: round(ORACLE.kl(joint), 4) for places, joint in laws.items()})

@@ -26,7 +26,7 @@ def streams(
     """Return the features of every position's query, (B, N, D), each given the tokens of smaller rank alone.
 
     Parameters:
-        network: its embedding's row V is the query, and the anchor.
+        network: its embedding's row V is the query, row 0 the anchor.
         ids: (B, N) int64, V where nothing is written.
         ranks: (B, N) integers; equal ranks see each other as content, never as queries.
         documents: (B, N), as for the network.
@@ -47,7 +47,9 @@ def streams(
     seen = functional.pad(seen, (0, 1), value=True)[:, None]  # (B, 1, 2N + 1, 2N + 1)
     places = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape) if documents is None else spots(documents)
     places = functional.pad(places.repeat(1, 2), (0, 1))  # (B, 2N + 1)
-    features: Tensor = network(torch.cat((ids, nothing, nothing[:, :1]), 1), places=places, seen=seen)
+    # The anchor's vector must not be the query's: a mean of equal vectors does not tell distances. Token 0's will do.
+    anchor = torch.zeros_like(ids[:, :1])
+    features: Tensor = network(torch.cat((ids, nothing, anchor), 1), places=places, seen=seen)
     return features[:, ids.shape[1] : -1]
 
 
