@@ -32,6 +32,7 @@ SPECS = {
         "Editing(inner=Parallel(Unlimited(), Threshold(Confidence(of='mode'), 0.95)), least=0.9, block=32, post=16)",
         "Remasking(steps=64, strategy=Confident(strategy=Rescale(eta=0.5)))",
         "Remasking(steps=8, strategy=Loop(eta=0.02, on=0.55, off=0.05, level=0.9))",
+        "Speculative(5, Random(), draft='context')",
     ],
     "verifier": ["AcceptAll()"],
 }

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from demask.contracts import Law as Law
     from demask.curve import Curve as Curve
     from demask.curve import Estimate as Estimate
+    from demask.denoisers import Causal as Causal
     from demask.denoisers import Delayed as Delayed
     from demask.denoisers import Forbidden as Forbidden
     from demask.denoisers import Guided as Guided
     from demask.denoisers import MinP as MinP
     from demask.denoisers import Nucleus as Nucleus
     from demask.denoisers import Penalised as Penalised
+    from demask.denoisers import Permutation as Permutation
     from demask.denoisers import Tempered as Tempered
     from demask.denoisers import TopK as TopK
     from demask.denoisers import Transformer as Transformer
@@ -54,8 +56,10 @@ if TYPE_CHECKING:
     from demask.orders import Threshold as Threshold
     from demask.registry import build as build
     from demask.registry import cite as cite
+    from demask.samplers import Adaptive as Adaptive
     from demask.samplers import Ended as Ended
     from demask.samplers import Parallel as Parallel
+    from demask.samplers import Speculative as Speculative
     from demask.schedules import Calibration as Calibration
     from demask.schedules import Calibrator as Calibrator
     from demask.schedules import PerBlock as PerBlock
@@ -84,7 +88,8 @@ _HOME = {
     "demask.contracts": ("Law",),
     "demask.curve": ("Curve", "Estimate"),
     "demask.denoisers": (
-        "Delayed", "Forbidden", "Guided", "MinP", "Nucleus", "Penalised", "Tempered", "TopK", "Transformer",
+        "Causal", "Delayed", "Forbidden", "Guided", "MinP", "Nucleus", "Penalised", "Permutation", "Tempered", "TopK",
+        "Transformer",
     ),
     "demask.errors": ("DemaskError",),
     "demask.generate": ("Model", "Recipe", "Result", "Template", "load"),
@@ -100,7 +105,7 @@ _HOME = {
     ),
     "demask.registry": ("build", "cite"),
     "demask.loop": ("Run", "Status", "sample"),
-    "demask.samplers": ("Ended", "Parallel"),
+    "demask.samplers": ("Adaptive", "Ended", "Parallel", "Speculative"),
     "demask.schedules": (
         "Calibration", "Calibrator", "PerBlock", "PerRow", "Plan", "Systematic", "Unlimited", "binomial", "cosine", "fixed",
         "geometric", "hedged", "minimax", "optimal", "self_calibrating", "sequential", "two_number", "uniform",

@@ -8,7 +8,7 @@ the canvas and asks the denoiser on demand.
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -36,6 +36,47 @@ class Denoiser(Protocol):
         visible positions too: what should stand there, given all that is visible, what stands there included.
         """
         ...
+
+
+class Ranked(Protocol):
+    """A denoiser that also answers along an order, for any filling in one pass.
+
+    The product of its answers over an order is a joint law, known exactly:
+    log p(x) = sum_i log p(x_i | x_j, rank_j < rank_i).
+    """
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens can be written, V."""
+        ...
+
+    def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
+        """Answer for the positions `where` (B, N), each given the visible tokens of smaller rank (B, N) int64 alone.
+
+        An asked position may itself be visible: its token is seen by those behind it, never by itself. Equal ranks are
+        given together, as a prompt is. Every row has at least one asked position.
+        """
+        ...
+
+
+def ranked(denoiser: object) -> Ranked:
+    """Return the denoiser, if it can answer along an order.
+
+    Raises:
+        DenoiserError: it cannot.
+
+    Example:
+        >>> from demask.oracles import parity
+        >>> ranked(parity(3)).vocabulary
+        2
+    """
+    if not callable(getattr(denoiser, "along", None)):
+        raise DenoiserError(
+            f"{type(denoiser).__name__} does not give the law of a whole filling in one pass; expected a method "
+            "along(canvas, where, ranks), which oracles and denoisers.Permutation have: train one by "
+            "demask train --network permutation"
+        )
+    return cast(Ranked, denoiser)
 
 
 class Chance(Protocol):

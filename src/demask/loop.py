@@ -10,7 +10,7 @@ from torch import Tensor
 
 from demask.canvas import Canvas, Marginals, without
 from demask.chance import Keyed
-from demask.contracts import Chance, Collector, Denoiser, Law, Sampler
+from demask.contracts import Chance, Collector, Denoiser, Law, Sampler, ranked
 from demask.errors import CanvasError
 
 S = TypeVar("S")
@@ -170,6 +170,18 @@ class _Metered:
         answer = self.inner(canvas, where) if whole else self.inner(canvas.rows(asked), where[asked])
         self.nfe.add_(asked, alpha=answer.passes)
         return answer if whole else replace(answer, where=where)
+
+    def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
+        inner, asked = ranked(self.inner), where.any(1)
+        self.nfe.add_(asked)
+        if bool(asked.all()):
+            return inner.along(canvas, where, ranks)
+        answer = inner.along(canvas.rows(asked), where[asked], ranks[asked])
+        return Marginals(where, answer.logits, answer.temperature)
+
+    @property
+    def vocabulary(self) -> int:
+        return ranked(self.inner).vocabulary
 
 
 def _chance(key: int | Chance, rows: int, names: Tensor | None, device: torch.device) -> Chance:

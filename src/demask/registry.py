@@ -51,11 +51,13 @@ KINDS: dict[str, dict[str, Entry]] = {
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
     "sampler": {
+        "Adaptive": samplers.Adaptive,
         "Editing": samplers.Editing,
         "Ended": samplers.Ended,
         "Learned": policies.Learned,
         "Parallel": samplers.Parallel,
         "Remasking": samplers.Remasking,
+        "Speculative": samplers.Speculative,
         "Stable": samplers.Stable,
     },
     "strategy": {

@@ -21,6 +21,9 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The model folder.")] = Path("model"),
     oracle: Annotated[str | None, typer.Option("--oracle", help="A known language instead of files: notes.")] = None,
     size: Annotated[str, typer.Option("--size", help="tiny, small or base.")] = "tiny",
+    network: Annotated[
+        str, typer.Option("--network", help="transformer; or permutation, for speculative decoding.")
+    ] = "transformer",
     seconds: Annotated[float | None, typer.Option("--seconds", help="Time to spend.  [default: 600]")] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", callback=o.at_least(1), help="Instead: steps, which resume bit for bit.")
@@ -63,7 +66,7 @@ def train(
     material = Material(tuple(files or ()), oracle, glob, held_out, documents, context, tokenizer, vocabulary)
     recipe = Recipe(
         steps, 600.0 if seconds is None and steps is None else seconds, batch, optimiser, rate, accumulate=accumulate,
-        precision=precision, compiled=compiled, masks=Masks(early=early), key=key,
+        precision=precision, compiled=compiled, masks=Masks(early=early), network=network, key=key,
     )  # fmt: skip
     run(material, out=out, recipe=recipe, size=size, resume=resume, start=start, threads=threads, as_json=json)
 

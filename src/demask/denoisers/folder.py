@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from demask import files
+from demask.denoisers.permutation import Permutation
 from demask.denoisers.transformer import Network, Shape, Transformer
 from demask.errors import CheckpointError, DenoiserError
 from demask.tokenizer import Tokenizer
@@ -23,6 +24,10 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 TOKENIZER: Final = "tokenizer.json"
 CARD: Final = "README.md"
+NETWORKS: Final[dict[str, type[Transformer] | type[Permutation]]] = {
+    "transformer": Transformer,
+    "permutation": Permutation,
+}
 _DIGEST: Final = "blake2b"
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
@@ -39,21 +44,26 @@ class Folder:
         path: where it lies.
     """
 
-    denoiser: Transformer
+    denoiser: Transformer | Permutation
     tokenizer: Tokenizer
     about: Mapping[str, Any]
     path: Path
 
 
 def write(
-    folder: str | Path, transformer: Transformer, tokenizer: Tokenizer, *, card: str, about: Mapping[str, Any]
+    folder: str | Path,
+    denoiser: Transformer | Permutation,
+    tokenizer: Tokenizer,
+    *,
+    card: str,
+    about: Mapping[str, Any],
 ) -> None:
     """Write a model folder; each file whole or not at all, the weights last.
 
     Parameters:
         folder: made if it does not exist.
-        transformer: written in its own precision.
-        tokenizer: with as many tokens as the transformer.
+        denoiser: written in its own precision.
+        tokenizer: with as many tokens as the denoiser.
         card: the README.md, for humans.
         about: facts for programs, plain values.
 
@@ -61,14 +71,16 @@ def write(
         CheckpointError: a tokenizer of another size.
         DemaskError, OSError: the folder cannot be written to; what was there before is untouched.
     """
-    _same_size(tokenizer, transformer.network.shape, "the tokenizer")
+    _same_size(tokenizer, denoiser.network.shape, "the tokenizer")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"schema": SCHEMA, "shape": asdict(transformer.network.shape), "about": dict(about)}
+    config = {"schema": SCHEMA, "shape": asdict(denoiser.network.shape), "about": dict(about)}
+    if isinstance(denoiser, Permutation):
+        config["network"] = "permutation"
     files.write(folder / CONFIG, json.dumps(config, indent=1, allow_nan=False).encode() + b"\n")
     tokenizer.save(folder / TOKENIZER)
     files.write(folder / CARD, card.encode())
-    write_tensors(folder / WEIGHTS, transformer.network.state_dict(), {"schema": SCHEMA})
+    write_tensors(folder / WEIGHTS, denoiser.network.state_dict(), {"schema": SCHEMA})
 
 
 def read(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Folder:
@@ -88,7 +100,7 @@ def read(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; make a model with demask train FILES --out {folder}")
-    shape, about = _config(folder / CONFIG)
+    kind, shape, about = _config(folder / CONFIG)
     if not (folder / WEIGHTS).exists():
         pickles = [file.name for pattern in _PICKLES for file in folder.glob(pattern)]
         note = f" ({pickles[0]} is a pickle, which can run code and is never read)" if pickles else ""
@@ -99,7 +111,7 @@ def read(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch
     _same_size(tokenizer, shape, str(folder / TOKENIZER))
     device = torch.device(device)
     network.to(device, dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16))
-    return Folder(Transformer(network.requires_grad_(False)), tokenizer, about, folder)
+    return Folder(kind(network.requires_grad_(False)), tokenizer, about, folder)
 
 
 def fill(shape: Shape, tensors: Mapping[str, Tensor], name: str) -> Network:
@@ -173,7 +185,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return hashed.hexdigest()
 
 
-def _config(path: Path) -> tuple[Shape, dict[str, Any]]:
+def _config(path: Path) -> tuple[type[Transformer] | type[Permutation], Shape, dict[str, Any]]:
     try:
         body = json.loads(path.read_bytes())
     except OSError as error:
@@ -186,8 +198,11 @@ def _config(path: Path) -> tuple[Shape, dict[str, Any]]:
     shape, about = body.get("shape"), body.get("about")
     if not isinstance(shape, dict) or set(shape) != set(Shape.__dataclass_fields__) or not isinstance(about, dict):
         raise CheckpointError(f"{path}: expected a shape of {', '.join(Shape.__dataclass_fields__)}, and about")
+    name = body.get("network", "transformer")
+    if name not in NETWORKS:
+        raise CheckpointError(f"{path}: the network is {name!r}; expected one of {', '.join(NETWORKS)}")
     try:
-        return Shape(**shape), about
+        return NETWORKS[name], Shape(**shape), about
     except DenoiserError as error:
         raise CheckpointError(f"{path}: {error}") from None
 

@@ -101,11 +101,19 @@ class Network(nn.Module):
         """Draw every matrix anew: independent normal numbers of standard deviation 1 / sqrt(inputs); places begin at 0."""
         chance = torch.Generator().manual_seed(key)
         for matrix in self.parameters():
-            if matrix.ndim == 2 and not matrix.is_meta:
+            if matrix.ndim == 2 and matrix is not self.places and not matrix.is_meta:
                 matrix.data.normal_(0.0, matrix.shape[1] ** -0.5, generator=chance)
         self.places.data.zero_()
 
-    def forward(self, ids: Tensor, *, documents: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        documents: Tensor | None = None,
+        present: Tensor | None = None,
+        places: Tensor | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
         """Return the features of every position.
 
         Parameters:
@@ -113,15 +121,15 @@ class Network(nn.Module):
             documents: (B, N) integers, increasing along a row: positions see only those of their own document, and
                 count from its start. None: a row is one document.
             present: (B, N) bool, the positions that are seen, counted from the first of them. None: all of them.
+            places, seen: (B, N) integers and (B, 1, N, N) bool instead of the two: where each position counts itself, and
+                what it sees.
         """
-        places, seen = None, None
         if present is not None:
             seen = present[:, None, None, :]  # (B, 1, 1, N)
-            places = (torch.arange(ids.shape[1], device=ids.device) - present.int().argmax(1)[:, None]).clamp_min(
-                0
-            )  # (B, N)
+            first = present.int().argmax(1)[:, None]
+            places = (torch.arange(ids.shape[1], device=ids.device) - first).clamp_min(0)  # (B, N)
         if documents is not None:
-            places = _places(documents)  # (B, N)
+            places = spots(documents)  # (B, N)
             same = (documents[:, :, None] == documents[:, None, :])[:, None]  # (B, 1, N, N)
             seen = same if seen is None else same & seen  # (B, 1, N, N)
         x: Tensor = self.embedding(ids)  # (B, N, D)
@@ -222,11 +230,35 @@ def _angles(context: int, size: int, device: torch.device, dtype: torch.dtype) -
         return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
 
 
-def _places(documents: Tensor) -> Tensor:
+def spots(documents: Tensor) -> Tensor:
     """Return each position's place in its document, (B, N): its distance to where the document starts."""
     count = torch.arange(documents.shape[1], device=documents.device)
     new = functional.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
     return count - torch.where(new, count, 0).cummax(1).values
+
+
+def read(canvas: Canvas, shape: Shape) -> tuple[Tensor, Tensor | None]:
+    """Return the token ids of a canvas, V where masked, and which positions exist, None for all: (B, N) each.
+
+    Raises:
+        DenoiserError: a canvas longer than the context, or visible tokens outside 0 .. V - 1.
+    """
+    if canvas.shape[1] > shape.context:
+        raise DenoiserError(
+            f"a canvas of {canvas.shape[1]} positions for a context of {shape.context}; shorten the text or the gap"
+        )
+    visible = canvas.tokens.masked_fill(canvas.masked, 0)  # (B, N)
+    least, most = torch.stack(visible.aminmax()).tolist() if visible.numel() else (0, 0)
+    if least < ABSENT or most >= shape.vocabulary:
+        raise DenoiserError(
+            f"a visible token {least if least < ABSENT else most}; expected 0 .. {shape.vocabulary - 1}, or "
+            f"{ABSENT} for a position that does not exist"
+        )
+    ids = visible.masked_fill(canvas.masked, shape.vocabulary)  # (B, N)
+    if least != ABSENT:
+        return ids, None
+    present = ids != ABSENT  # (B, N)
+    return ids.masked_fill(~present, 0), present
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,22 +304,7 @@ class Transformer:
     @torch.no_grad()
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         """Answer for the positions `where` (B, N) bool, all masked."""
-        if canvas.shape[1] > self.context:
-            raise DenoiserError(
-                f"a canvas of {canvas.shape[1]} positions for a context of {self.context}; shorten the text or the gap"
-            )
-        visible = canvas.tokens.masked_fill(canvas.masked, 0)  # (B, N)
-        least, most = torch.stack(visible.aminmax()).tolist() if visible.numel() else (0, 0)
-        if least < ABSENT or most >= self.vocabulary:
-            raise DenoiserError(
-                f"a visible token {least if least < ABSENT else most}; expected 0 .. {self.vocabulary - 1}, or "
-                f"{ABSENT} for a position that does not exist"
-            )
-        ids = visible.masked_fill(canvas.masked, self.vocabulary)  # (B, N)
-        present = None
-        if least == ABSENT:
-            present = ids != ABSENT  # (B, N)
-            ids = ids.masked_fill(~present, 0)
+        ids, present = read(canvas, self.network.shape)
         features = self.network(ids, present=present)  # (B, N, D)
         return Marginals(where, self.network.logits(features[where]))  # (M, V)
 

@@ -1,5 +1,6 @@
 """Denoisers around denoisers: what changes the conditional law itself."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,12 +8,35 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from demask.canvas import ABSENT, Canvas, Marginals, without
-from demask.contracts import Denoiser
+from demask.contracts import Denoiser, ranked
 from demask.errors import DenoiserError
 
 
+class Changed(ABC):
+    """A denoiser that changes the laws of another, each by itself, however it was asked."""
+
+    inner: Denoiser
+
+    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
+        """Answer with the inner denoiser's laws, changed."""
+        return self.changed(self.inner(canvas, where))
+
+    def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
+        """Answer along an order with the inner denoiser's laws, changed."""
+        return self.changed(ranked(self.inner).along(canvas, where, ranks))
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens can be written, V."""
+        return ranked(self.inner).vocabulary
+
+    @abstractmethod
+    def changed(self, answer: Marginals) -> Marginals:
+        """Return the laws as they are to be."""
+
+
 @dataclass(frozen=True)
-class Tempered:
+class Tempered(Changed):
     """Draw tokens at a temperature: p(v) to the power 1 / temperature, renormalised; 0 is the mode.
 
     Orders go on reading the untempered law, as published confidence rules do. A tempered set of conditionals has in
@@ -37,13 +61,13 @@ class Tempered:
                 f"a temperature of {self.temperature}; expected a number >= 0: 0 is the mode, 1 the law"
             )
 
-    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
-        """Answer with the inner denoiser's laws, to be drawn from at `temperature`."""
-        return self.inner(canvas, where).tempered(self.temperature)
+    def changed(self, answer: Marginals) -> Marginals:
+        """Return the laws, to be drawn from at `temperature`."""
+        return answer.tempered(self.temperature)
 
 
 @dataclass(frozen=True)
-class Nucleus:
+class Nucleus(Changed):
     """Keep the fewest tokens that together have probability at least p, and renormalise.
 
     The law that is cut is the one that tokens are drawn from, so a temperature goes inside: Nucleus(Tempered(model, t), p).
@@ -74,9 +98,8 @@ class Nucleus:
         if not 0 < self.p <= 1:
             raise DenoiserError(f"top-p of {self.p}; expected a probability in (0, 1]: 1 keeps every token")
 
-    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
-        """Answer with the inner denoiser's laws, cut to their nucleus."""
-        answer = self.inner(canvas, where)
+    def changed(self, answer: Marginals) -> Marginals:
+        """Return the laws, cut to their nucleus."""
         if self.p == 1 or answer.temperature == 0:
             return answer
         ranked, index = answer.logits.sort(dim=-1, descending=True, stable=True)
@@ -86,7 +109,7 @@ class Nucleus:
 
 
 @dataclass(frozen=True, eq=False)
-class Restricted:
+class Restricted(Changed):
     """Allow some tokens only, everywhere or at some positions, and renormalise.
 
     Parameters:
@@ -116,10 +139,9 @@ class Restricted:
                 "them; expected (V,) torch.bool with one True or more"
             )
 
-    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
-        """Answer with the inner denoiser's laws, without the other tokens."""
-        answer = self.inner(canvas, where)
-        barred = ~self.allowed
+    def changed(self, answer: Marginals) -> Marginals:
+        """Return the laws, without the other tokens."""
+        barred, where = ~self.allowed, answer.where
         if self.places is not None:
             here = torch.zeros(where.shape[1], dtype=torch.bool, device=where.device)
             here[list(self.places)] = True
@@ -153,6 +175,25 @@ class Continued:
 
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         """Answer with the inner denoiser's laws on the longer canvas."""
+        longer = self._continued(canvas)
+        if longer is None:
+            return self.inner(canvas, where)
+        return replace(self.inner(longer, self._beside(where)), where=where)
+
+    def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
+        """Answer along an order with the inner denoiser's laws on the longer canvas."""
+        inner, longer = ranked(self.inner), self._continued(canvas)
+        if longer is None:
+            return inner.along(canvas, where, ranks)
+        return replace(inner.along(longer, self._beside(where), self._beside(ranks)), where=where)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens can be written, V."""
+        return ranked(self.inner).vocabulary
+
+    def _continued(self, canvas: Canvas) -> Canvas | None:
+        """Return the longer canvas; None where it is the same."""
         more = self.window - canvas.shape[1]
         if more < 0:
             raise DenoiserError(
@@ -160,8 +201,11 @@ class Continued:
             )
         absent = canvas.tokens == ABSENT
         if not more and not bool(absent.any()):
-            return self.inner(canvas, where)
+            return None
         absent = without(absent, canvas.masked)  # what stands under a mask means nothing
         tokens = pad(canvas.tokens.masked_fill(absent, 0), (0, more))
-        masked = pad(canvas.masked | absent, (0, more), value=True)
-        return replace(self.inner(Canvas(tokens, masked), pad(where, (0, more), value=False)), where=where)
+        return Canvas(tokens, pad(canvas.masked | absent, (0, more), value=True))
+
+    def _beside(self, values: Tensor) -> Tensor:
+        """Return (B, N) values with zeros for what is added."""
+        return pad(values, (0, self.window - values.shape[1]))

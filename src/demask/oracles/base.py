@@ -1,6 +1,7 @@
 """What every oracle can be asked."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +59,34 @@ class Oracle(ABC):
             everything[possible[row]] = logits
             logits = everything
         return Marginals(where, logits.to(canvas.device))
+
+    def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
+        """Return the law of every asked position given the visible tokens of smaller rank in its row.
+
+        The tokens of a filling are shown, and asked for at once: sum_i log p(x_i | x_j, rank_j < rank_i) is its log p.
+
+        Parameters:
+            canvas: (B, n) tokens and mask; asked positions may be visible, and never see themselves.
+            where: (B, n) bool.
+            ranks: (B, n) integers, smaller first.
+
+        Raises:
+            OracleError: as for a canvas.
+
+        Cost: that of as many rows as positions are asked for.
+
+        Example:
+            >>> from demask.oracles import parity
+            >>> filled = Canvas(torch.tensor([[1, 0, 1]]), torch.zeros(1, 3, dtype=torch.bool))
+            >>> parity(3).along(filled, ~filled.masked, torch.tensor([[2, 1, 0]])).logits.exp()
+            tensor([[0.0000, 1.0000],
+                    [0.5000, 0.5000],
+                    [0.5000, 0.5000]], dtype=torch.float64)
+        """
+        row, position = where.nonzero(as_tuple=True)
+        shown = ~canvas.masked[row] & (ranks[row] < ranks[row, position][:, None])
+        alone = torch.zeros_like(shown).scatter_(1, position[:, None], True)
+        return replace(self(Canvas(canvas.tokens[row], ~shown), alone), where=where)
 
     def possible(self, canvas: Canvas) -> Tensor:
         """Return which rows show tokens that occur together at all, (B,) bool."""

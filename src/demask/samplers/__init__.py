@@ -1,13 +1,16 @@
 """Samplers: what the one loop turns."""
 
+from demask.samplers.adaptive import Adaptive
 from demask.samplers.editing import Editing
 from demask.samplers.ended import Ended
 from demask.samplers.parallel import Asked, Parallel, State, largest
 from demask.samplers.remasking import Cap, Confident, Loop, Remasking, Rescale
+from demask.samplers.speculative import Speculative
 from demask.samplers.stable import Stable
 from demask.samplers.stopped import Stopped
 
 __all__ = [
+    "Adaptive",
     "Asked",
     "Cap",
     "Confident",
@@ -17,6 +20,7 @@ __all__ = [
     "Parallel",
     "Remasking",
     "Rescale",
+    "Speculative",
     "Stable",
     "State",
     "Stopped",

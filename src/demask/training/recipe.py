@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from demask.denoisers.folder import NETWORKS
 from demask.errors import TrainingError
 from demask.training.masked import Masks
 from demask.training.muon import Muon
@@ -42,6 +43,8 @@ class Recipe:
         precision: "fp32", or "bf16" for matrix products with the weights kept in fp32.
         compiled: compile the network first: about a minute, then faster.
         masks: which shares are masked.
+        network: "transformer"; or "permutation", which learns the masked tokens of a row in a random order, each given those
+            before it, all in one pass of two streams.
         key: of every random choice.
         evaluate_every: seconds between evaluations.
         save_every: seconds between checkpoints.
@@ -65,6 +68,7 @@ class Recipe:
     precision: str = "fp32"
     compiled: bool = False
     masks: Masks = field(default_factory=Masks)
+    network: str = "transformer"
     key: int = 0
     evaluate_every: float = 60.0
     save_every: float = 120.0
@@ -86,7 +90,7 @@ class Recipe:
                 f"warmup {self.warmup}, average {self.average}, decay {self.decay}; expected 0 <= warmup, average < 1 "
                 "and decay >= 0"
             )
-        for name, allowed in (("optimiser", OPTIMISERS), ("precision", PRECISIONS)):
+        for name, allowed in (("optimiser", OPTIMISERS), ("precision", PRECISIONS), ("network", NETWORKS)):
             if getattr(self, name) not in allowed:
                 raise TrainingError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
 
@@ -106,6 +110,7 @@ class Recipe:
     def differing(self, other: dict[str, Any]) -> list[str]:
         """Return the choices that differ from those of a checkpoint and would change its training."""
         mine = self.to_json()
+        other = {"network": "transformer"} | other  # which checkpoints did not use to say
         return [name for name in mine if name not in _FREE and mine[name] != other.get(name)]
 
 

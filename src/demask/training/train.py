@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from demask.chance import Keyed
 from demask.denoisers import folder as folders
+from demask.denoisers.permutation import Permutation, streams
 from demask.denoisers.transformer import Network, Transformer
 from demask.errors import CheckpointError, TrainingError
 from demask.tokenizer import Tokenizer
@@ -57,7 +58,7 @@ class Moment:
 class Trained:
     """What came out: the averaged network, its last score, and how the training ended."""
 
-    denoiser: Transformer
+    denoiser: Transformer | Permutation
     score: Score
     status: Status
     steps: int
@@ -196,11 +197,15 @@ class _Training:
         chance = Keyed.of(recipe.key, self.names).fork("train", self.step)
         batch = self.data.batch(chance.fork("data"))
         masked = draw(torch.ones_like(batch.tokens, dtype=torch.bool), chance, shares=recipe.masks.range(progress))
+        ranks = None
+        if recipe.network == "permutation":
+            keys = chance.fork("order").permutation(masked.where)
+            ranks = (keys.argsort(1, descending=True).argsort(1) + 1).masked_fill(~masked.where, 0)
         mine = processes.part(recipe.batch)
         size = max(1, -(-(mine.stop - mine.start) // recipe.accumulate))
         total = torch.zeros((), device=self.device)
         for start in range(mine.start, mine.stop, size):
-            loss = self._loss(batch, masked, slice(start, min(start + size, mine.stop)))
+            loss = self._loss(batch, masked, ranks, slice(start, min(start + size, mine.stop)))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         processes.add(self.network.parameters())
@@ -217,23 +222,27 @@ class _Training:
         torch._foreach_lerp_([*self.average.values()], [present[name] for name in self.average], 1 - decay)
         return value
 
-    def _loss(self, batch: Batch, masked: Masked, rows: slice) -> Tensor:
+    def _loss(self, batch: Batch, masked: Masked, ranks: Tensor | None, rows: slice) -> Tensor:
         """Return these rows' share of the mean, over the rows of a batch, of the mean loss of masked tokens."""
         part = masked.rows(rows)
         part = Masked(part.where.to(self.device), part.weights.to(self.device))
         tokens = batch.tokens[rows].to(self.device)
         documents = None if batch.documents is None else batch.documents[rows].to(self.device)
-        ids = tokens.masked_fill(part.where, self.network.shape.vocabulary)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            features = self.network(ids, documents=documents)
+            if ranks is None:
+                ids = tokens.masked_fill(part.where, self.network.shape.vocabulary)
+                features = self.network(ids, documents=documents)
+            else:
+                features = streams(self.network, tokens, ranks[rows].to(self.device), documents=documents)
             logits = self.network.logits(features[part.where])
         losses = functional.cross_entropy(logits.float(), tokens[part.where], reduction="none")
         return part.sum(losses) / len(batch.tokens)
 
-    def _denoiser(self) -> Transformer:
+    def _denoiser(self) -> Transformer | Permutation:
         """Return the averaged network."""
         copied = {name: value.clone() for name, value in self.average.items()}
-        return Transformer(folders.fill(self.network.shape, copied, "the averaged network").requires_grad_(False))
+        network = folders.fill(self.network.shape, copied, "the averaged network").requires_grad_(False)
+        return folders.NETWORKS[self.recipe.network](network)
 
     def _evaluate(self) -> Score:
         score = evaluate(self._denoiser(), self.held, windows=self.recipe.windows, key=self.recipe.key)

@@ -1,0 +1,213 @@
+"""Any-subset speculative decoding: draft several tokens, keep as many as the joint law allows, repair the next one."""
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from demask.canvas import ABSENT, Canvas, Marginals, without
+from demask.contracts import Chance, Denoiser, Info, Law, Order, Ranked, Step, ranked
+from demask.errors import OrderError
+from demask.orders.scores import LeftToRight
+from demask.samplers.parallel import largest
+
+DRAFTS: Final = ("network", "context")
+_LAST: Final = torch.iinfo(torch.int64).max
+
+
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """What the next step of `Speculative` needs.
+
+    Parameters:
+        canvas, start, origin: those of `Parallel`.
+        ranks: (B, N) int64, 0 where a token was given, then 1, 2, .. as they come.
+    """
+
+    canvas: Canvas
+    start: Tensor
+    origin: Chance
+    ranks: Tensor
+
+
+@dataclass(frozen=True)
+class Speculative:
+    """Draft the next `size` tokens of an order at once, and keep the longest part that the joint law lets pass.
+
+    For the drafted i in their order, with p_i the law they were drawn from and q_i = p(x_i | all that come before, drafted
+    ones included), from one pass over the filling:
+
+        keep x_i with probability min(1, q_i(x_i) / p_i(x_i)); at the first one that falls draw x_i ~ (q_i - p_i)_+ and stop.
+
+    The first q_i is p_i where the network drafts, so it is kept unseen, and the last masked token needs no second pass: a
+    row never takes more passes than it has masked tokens. The order is fixed when the run begins.
+
+    Law: EXACT: prod_i q_i along the order; for an oracle its own joint law in every order, for a network that of
+        `Permutation.log_prob` in this order.
+    Cost: two NFE per step and row, one where a single token is left or where the context drafts; at most as many as masked
+        tokens. O(size V) more, and O(size N) where the context drafts.
+
+    Parameters:
+        size: >= 2, how many are drafted. Drafting one at a time would spend two passes on each token and gain nothing.
+        order: one that is known before the network is asked: LeftToRight() or Random().
+        draft: "network", or "context": pairs and single tokens counted in what is visible, no pass for the draft.
+
+    Raises:
+        OrderError: a size below 2, an unknown draft, an order that asks the network or leaves positions out.
+        DenoiserError: while sampling, a denoiser that cannot answer along an order.
+
+    Example:
+        >>> from demask import oracles, sample
+        >>> run = sample(oracles.repetition(5, 2), Speculative(5), Canvas.blank(2, 5), key=0)
+        >>> run.tokens.amin(1).equal(run.tokens.amax(1)), int(run.nfe.max()) <= 5
+        (True, True)
+
+    Reference: Guo and Ermon, Reviving any-subset autoregressive models, 2025, arXiv 2504.20456, algorithm 1.
+    """
+
+    size: int = 5
+    order: Order = field(default_factory=LeftToRight)
+    draft: str = "network"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or self.size < 2:
+            raise OrderError(
+                f"{self.size!r} tokens drafted at once; expected an integer >= 2: a single one is always kept, but it would "
+                "be checked by a second pass, so that m tokens take 2m - 1; for one token a pass write "
+                "Parallel(uniform(length, length), order)"
+            )
+        if self.draft not in DRAFTS:
+            raise OrderError(f"drafts by {self.draft!r}; expected one of {', '.join(DRAFTS)}")
+
+    @property
+    def law(self) -> Law:
+        """EXACT, unless the order is TILTED."""
+        return Law.TILTED if self.order.law is Law.TILTED else Law.EXACT
+
+    def init(self, canvas: Canvas, chance: Chance) -> Ordered:
+        """Return the state of a run that begins with `canvas`, and rank its positions."""
+        scores = self.order.score(Step(canvas, canvas.masked, canvas.masked, _early, chance, chance))
+        if bool((canvas.masked & (scores == -torch.inf)).any()):
+            raise OrderError(
+                f"{self.order!r} leaves masked positions for later; speculative decoding needs an order of all of them at "
+                "the beginning: LeftToRight() or Random()"
+            )
+        ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(1) + 1
+        return Ordered(canvas, canvas.masked, chance, ranks.masked_fill(~canvas.masked, 0))
+
+    def step(self, state: Ordered, denoiser: Denoiser, chance: Chance) -> tuple[Ordered, Info]:
+        """Return the state after one draft and its verification."""
+        network, ranks = ranked(denoiser), state.ranks
+        step = Step(state.canvas, state.start, state.start, _Along(network, ranks), chance, state.origin)
+        scores = (-ranks).to(torch.float64).masked_fill(~step.open, -torch.inf)
+        chosen = largest(scores, torch.full_like(ranks[:, 0], self.size))
+        if self.draft == "network":
+            tokens, laws = step.draft(chosen), step.marginals(chosen)
+            first = ranks.masked_fill(~chosen, _LAST).amin(1, keepdim=True)
+            checked = chosen & (ranks > first)
+        else:
+            tokens, laws = _from_context(state.canvas, chosen, ranks, network.vocabulary, chance)
+            checked = chosen
+        kept = chosen
+        if bool(checked.any()):
+            filled = state.canvas.unmask(chosen, tokens)
+            answer = network.along(filled, checked, ranks)
+            kept, tokens = _verified(tokens, chosen, laws.only(checked), answer, ranks, chance)
+        canvas = state.canvas.unmask(kept, tokens)
+        return replace(state, canvas=canvas), Info(step, kept, canvas)
+
+    def done(self, state: Ordered) -> Tensor:
+        """Return the rows with nothing masked, (B,) bool."""
+        return ~state.canvas.masked.any(1)
+
+    def __repr__(self) -> str:
+        draft = "" if self.draft == "network" else f", draft={self.draft!r}"
+        return f"Speculative({self.size}, {self.order!r}{draft})"
+
+
+def _verified(
+    tokens: Tensor, chosen: Tensor, draft: Marginals, answer: Marginals, ranks: Tensor, chance: Chance
+) -> tuple[Tensor, Tensor]:
+    """Return which of the chosen are kept, (B, N), and the tokens, of which one per row may be a repaired one."""
+    checked = answer.where
+    p, q = drawn_law(draft), drawn_law(answer)
+    token = tokens[checked][:, None]
+    share = (q.gather(1, token) / p.gather(1, token))[:, 0].clamp(max=1.0)
+    passed = chance.fork("accept").bernoulli(checked, answer.spread(share))
+    fallen = without(checked, passed)
+    limit = ranks.masked_fill(~fallen, _LAST).amin(1, keepdim=True)
+    fallen = fallen & (ranks == limit)
+    p, q = p[fallen[checked]], q[fallen[checked]]
+    rest = (q - p).clamp(min=0)
+    rest = torch.where(rest.sum(1, keepdim=True) > 0, rest, q)  # equal but for rounding: a coin of 1 - 1e-8 fell
+    repaired = Marginals(fallen, rest.log())
+    return chosen & (ranks <= limit), torch.where(
+        fallen, repaired.spread(chance.fork("repair").categorical(repaired)), tokens
+    )
+
+
+def drawn_law(marginals: Marginals) -> Tensor:
+    """Return the probabilities that tokens are drawn with, temperature included: (M, V), single precision or better.
+
+    Example:
+        >>> drawn_law(Marginals(torch.tensor([[True]]), torch.tensor([[0.0, 1.0]]), 0.0))
+        tensor([[0., 1.]])
+    """
+    dtype = torch.promote_types(marginals.logits.dtype, torch.float32)
+    if marginals.temperature == 0:
+        zeros = torch.zeros_like(marginals.logits, dtype=dtype)
+        return zeros.scatter_(1, marginals.mode[:, None], 1.0)
+    return (marginals.logits / marginals.temperature).softmax(-1, dtype=dtype)
+
+
+def _from_context(
+    canvas: Canvas, chosen: Tensor, ranks: Tensor, vocabulary: int, chance: Chance
+) -> tuple[Tensor, Marginals]:
+    """Draft the chosen one by one from counts in the visible text: (B, N) tokens, and the laws they were drawn from.
+
+    p(v | u) = (pairs uv + p(v)) / (pairs u. + 1) where the left neighbour u is known, drafted ones included, and
+    p(v) = (count of v + 1/V) / (visible tokens + 1) elsewhere: a token that was never seen keeps a little probability.
+    """
+    visible = without(canvas.tokens != ABSENT, canvas.masked)
+    shown = canvas.tokens.masked_fill(~visible, 0)
+
+    def count(row: Tensor, column: slice, weights: Tensor) -> Tensor:
+        zeros = torch.zeros(len(row), vocabulary, dtype=torch.float64, device=shown.device)
+        return zeros.scatter_add_(1, shown[row, column], weights.double())
+
+    alone = count(torch.arange(len(shown), device=shown.device), slice(None), visible)
+    alone = (alone + 1.0 / vocabulary) / (visible.sum(1, keepdim=True) + 1)  # (B, V)
+    tokens, known = canvas.tokens, visible
+    logits = torch.empty(int(chosen.sum()), vocabulary, dtype=torch.float64, device=shown.device)
+    ranks = ranks.masked_fill(~chosen, _LAST)
+    for _ in range(int(chosen.sum(1).max())):
+        here = chosen & (ranks == ranks.amin(1, keepdim=True))  # (B, N), one per unfinished row
+        row, place = here.nonzero(as_tuple=True)
+        before = (place - 1).clamp(min=0)
+        follows = (place > 0) & known[row, before]
+        same = (tokens[row, :-1] == tokens[row, before][:, None]) & follows[:, None]
+        pairs = count(row, slice(1, None), same & visible[row, :-1] & visible[row, 1:])  # (R, V)
+        law = Marginals(here, ((pairs + alone[row]) / (pairs.sum(1, keepdim=True) + 1)).log())
+        logits[here[chosen]] = law.logits
+        tokens = torch.where(here, law.spread(chance.fork("context").categorical(law)), tokens)
+        known, ranks = known | here, ranks.masked_fill(here, _LAST)
+    return tokens, Marginals(chosen, logits)
+
+
+@dataclass(frozen=True, eq=False)
+class _Along:
+    """A denoiser that answers along ranks that are known."""
+
+    inner: Ranked
+    ranks: Tensor
+
+    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
+        return self.inner.along(canvas, where, self.ranks)
+
+
+def _early(canvas: Canvas, where: Tensor) -> Marginals:
+    raise OrderError(
+        "this order asks the network where to go next; speculative decoding needs one that is known at the beginning: "
+        "LeftToRight() or Random()"
+    )
