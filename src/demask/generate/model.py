@@ -190,9 +190,9 @@ class Model:
             GenerateError: an unknown mark, no gap, a template longer than the context.
             TokenizerError: text that the tokenizer cannot represent.
         """
-        recipe = self.recipe.changed(settings)
-        one = self._template(template, key, row, settings)
-        return self._job(recipe, key, ends=False, last=one.layout.template.ends).results([one], 1)[0]
+        parsed = Template.parse(template) if isinstance(template, str) else template
+        job, one = self.prepare(parsed, key=key, row=row, **settings)
+        return job.results([one], 1)[0]
 
     def stream(
         self,
@@ -207,6 +207,22 @@ class Model:
 
         The result is that of `generate`, or of `fill` for a `Template`. A reader that stops early costs no further pass.
         """
+        job, one = self.prepare(prompt, max_new_tokens, key=key, row=row, **settings)
+        return job.stream(one)
+
+    def prepare(
+        self,
+        prompt: str | Template = "",
+        max_new_tokens: int | None = None,
+        *,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        **settings: Unpack[Settings],
+    ) -> tuple[Job, Row]:
+        """Check everything and compute nothing: what `stream` turns, for a caller who turns it himself.
+
+        Raises: what `generate` raises, or `fill` for a `Template`.
+        """
         recipe = self.recipe.changed(settings)
         if isinstance(prompt, Template):
             one = self._template(prompt, key, row, settings)
@@ -215,7 +231,7 @@ class Model:
             call = self._call("generate", arguments, key, row, settings)
             one = Row(self._continuation(prompt, max_new_tokens), row, call)
         ends = not isinstance(prompt, Template)
-        return self._job(recipe, key, ends=ends, last=one.layout.template.ends).stream(one)
+        return self._job(recipe, key, ends=ends, last=one.layout.template.ends), one
 
     def again(self, call: Call) -> Result:
         """Make a result again.
@@ -322,11 +338,10 @@ class Model:
             )
         return Layout.of(Template((prompt, room if most is None else most)), self.tokenizer)
 
-    def _template(self, template: str | Template, key: int, row: tuple[int, int], settings: Settings) -> Row:
-        parsed = Template.parse(template) if isinstance(template, str) else template
-        layout = Layout.of(parsed, self.tokenizer)
-        self._fits(len(layout.tokens) + parsed.ends)
-        return Row(layout, row, self._call("fill", {"template": str(parsed)}, key, row, settings))
+    def _template(self, template: Template, key: int, row: tuple[int, int], settings: Settings) -> Row:
+        layout = Layout.of(template, self.tokenizer)
+        self._fits(len(layout.tokens) + template.ends)
+        return Row(layout, row, self._call("fill", {"template": str(template)}, key, row, settings))
 
     def _call(self, method: str, arguments: dict[str, Any], key: int, row: tuple[int, int], settings: Settings) -> Call:
         if any(isinstance(x, bool) or not isinstance(x, int) or not 0 <= x < _MOST for x in row) or len(row) != 2:
