@@ -26,6 +26,14 @@ class Law(Enum):
     TILTED = "no claim"
 
 
+class Later(Exception):  # noqa: N818
+    """Raised by a denoiser whose answer is not there yet: the loop shows the run as it stands, and takes the step again.
+
+    A step is a function of its state, its chance and the answers, so beginning it again changes nothing. That is how the
+    asks of many runs are answered by one pass. The denoiser remembers what it has answered within the step.
+    """
+
+
 class Denoiser(Protocol):
     """The law of each masked token, given the visible ones."""
 

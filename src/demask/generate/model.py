@@ -234,6 +234,22 @@ class Model:
 
         The result is that of `generate`, or of `fill` for a `Template`. A reader that stops early costs no further pass.
         """
+        job, one = self.prepare(prompt, max_new_tokens, key=key, row=row, **settings)
+        return job.stream(one)
+
+    def prepare(
+        self,
+        prompt: str | Template = "",
+        max_new_tokens: int | None = None,
+        *,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        **settings: Unpack[Settings],
+    ) -> tuple[Job, Row]:
+        """Check everything and compute nothing: what `stream` turns, for a caller who turns it himself.
+
+        Raises: what `generate` raises, or `fill` for a `Template`.
+        """
         recipe = self._filling(settings) if isinstance(prompt, Template) else self.recipe.changed(settings)
         if isinstance(prompt, Template):
             one = self._template(prompt, key, row, settings)
@@ -242,7 +258,7 @@ class Model:
             call = self._call("generate", arguments, key, row, settings)
             one = Row(self._continuation(prompt, max_new_tokens), row, call)
         ends = not isinstance(prompt, Template)
-        return self._job(recipe, key, ends=ends, last=one.layout.template.ends).stream(one)
+        return self._job(recipe, key, ends=ends, last=one.layout.template.ends), one
 
     def again(self, call: Call) -> Result:
         """Make a result again.

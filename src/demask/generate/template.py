@@ -204,13 +204,15 @@ class Layout:
         """The positions whose token has to begin with a space."""
         return tuple(gap.start for gap in self.gaps if gap.healed)
 
-    def texts(self, tokens: Sequence[int]) -> tuple[str, ...]:
-        """Return the text of every gap, up to its first end token; `tokens` are (N,)."""
-        return tuple(self._texts(tokens))
+    def texts(self, tokens: Sequence[int], known: Sequence[bool] | None = None) -> tuple[str, ...]:
+        """Return the text of every gap up to its first end token, and to its first token not `known`; both (N,)."""
+        return tuple(self._texts(tokens, known))
 
-    def _texts(self, tokens: Sequence[int]) -> Iterator[str]:
+    def _texts(self, tokens: Sequence[int], known: Sequence[bool] | None) -> Iterator[str]:
         for gap in self.gaps:
             own = list(tokens[gap.start : gap.stop])
+            if known is not None and not all(known[gap.start : gap.stop]):
+                own = own[: list(known[gap.start : gap.stop]).index(False)]
             text = self.tokenizer.decode(own[: own.index(self.tokenizer.end)] if self.tokenizer.end in own else own)
             yield text.removeprefix(" ") if gap.healed else text
 
