@@ -1,0 +1,167 @@
+"use strict";
+// The page plays runs: a run is its frames (canvases after each step) and, once it ended, its result.
+const at = (id) => document.getElementById(id);
+let runs = [];
+let timer = null;
+
+const value = (id) => at(id).value.trim();
+const number = (id) => (value(id) === "" ? undefined : Number(value(id)));
+
+function request(side) {
+  const prompt = at("prompt").value;
+  const body = { seed: number("seed"), temperature: number("temperature"), steps: number("steps-" + side),
+    schedule: value("schedule-" + side) || undefined, order: value("order-" + side) || undefined,
+    stream: true, stream_mode: "canvas", return_steps: true };
+  if (/\[MASK/.test(prompt)) return ["/v1/fill", { ...body, template: prompt }];
+  return ["/v1/completions", { ...body, prompt, max_tokens: number("tokens") }];
+}
+
+async function* events(path, body) {
+  const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  if (!answer.ok) throw new Error((await answer.json()).error.message);
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let left = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    left += value;
+    const parts = left.split("\n\n");
+    left = parts.pop();
+    for (const part of parts) {
+      const data = part.replace(/^data: /, "");
+      if (data === "[DONE]") return;
+      const event = JSON.parse(data);
+      if (event.error) throw new Error(event.error.message);
+      yield event;
+    }
+  }
+}
+
+async function play(run, path, body) {
+  for await (const event of events(path, body)) {
+    const choice = event.choices[0];
+    if (!choice) continue;
+    if (choice.canvas) run.frames.push(choice.canvas);
+    if (choice.demask) run.told = choice.demask;
+    const last = Math.max(...runs.map((one) => one.frames.length)) - 1;
+    at("time").max = last;
+    at("time").value = last;
+    draw();
+  }
+}
+
+// When each token was written, as far as frames up to `time` tell: the colour of a token is its step.
+function ages(run, time) {
+  const when = new Map();
+  run.frames.slice(0, time + 1).forEach((frame) => frame.fresh.forEach((place) => when.set(place, frame.step)));
+  return when;
+}
+
+function draw() {
+  const time = Number(at("time").value);
+  at("player").hidden = at("legend").hidden = !runs.length;
+  at("step").textContent = `step ${time} of ${at("time").max}`;
+  at("canvases").replaceChildren(...runs.map((run) => panel(run, Math.min(time, run.frames.length - 1))));
+}
+
+function panel(run, time) {
+  const box = document.createElement("article");
+  box.className = "canvas";
+  const head = document.createElement("h2");
+  head.textContent = run.title;
+  const text = document.createElement("p");
+  text.className = "text";
+  const frame = run.frames[time];
+  if (frame) {
+    const when = ages(run, time);
+    const last = Math.max(1, run.frames.length - 2);
+    frame.cells.forEach((cell, place) => {
+      const token = document.createElement("span");
+      token.textContent = frame.masked[place] ? cell + " " : cell;
+      if (frame.masked[place]) token.className = "masked";
+      else if (when.has(place)) {
+        token.className = frame.fresh.includes(place) ? "unmasked fresh" : "unmasked";
+        token.style.setProperty("--age", when.get(place) / last);
+        token.title = `written at step ${when.get(place)}`;
+      }
+      text.append(token);
+    });
+  }
+  const facts = document.createElement("p");
+  facts.className = "facts";
+  facts.textContent = told(run, frame);
+  box.append(head, text, facts);
+  return box;
+}
+
+function told(run, frame) {
+  if (!frame) return "waiting for the first canvas";
+  const parts = [`${frame.nfe} forward passes`];
+  if (run.told) parts.push(`${run.told.tokens_per_forward} tokens per forward`, `law ${run.told.law}`);
+  if (run.told && run.told.certificate) parts.push(`certified: ${JSON.stringify(run.told.certificate).slice(0, 160)}`);
+  return parts.join(" · ");
+}
+
+function fail(error) {
+  at("error").textContent = error.message;
+  at("error").hidden = false;
+}
+
+function stop() {
+  clearInterval(timer);
+  timer = null;
+  at("play").textContent = "▶";
+}
+
+at("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  stop();
+  at("error").hidden = true;
+  at("go").disabled = true;
+  const sides = at("compare").checked ? ["a", "b"] : ["a"];
+  runs = sides.map((side) => ({ title: side.toUpperCase() + ": " + [value("schedule-" + side) || "default schedule",
+    value("order-" + side) || "default order", value("steps-" + side) && value("steps-" + side) + " steps"].filter(Boolean).join(", "), frames: [] }));
+  try {
+    await Promise.all(sides.map((side, index) => play(runs[index], ...request(side))));
+  } catch (error) {
+    runs = runs.filter((run) => run.frames.length);
+    fail(error);
+  }
+  at("go").disabled = false;
+  draw();
+});
+
+at("compare").addEventListener("change", () => { at("other").hidden = !at("compare").checked; });
+at("time").addEventListener("input", () => { stop(); draw(); });
+at("play").addEventListener("click", () => {
+  if (timer) return stop();
+  const time = at("time");
+  if (time.value === time.max) time.value = 0;
+  at("play").textContent = "❚❚";
+  timer = setInterval(() => {
+    if (time.value === time.max) return stop();
+    time.value = Number(time.value) + 1;
+    draw();
+  }, 150);
+});
+at("file").addEventListener("change", async () => {
+  stop();
+  at("error").hidden = true;
+  try {
+    const saved = JSON.parse(await at("file").files[0].text());
+    if (!saved.schema || !Array.isArray(saved.when)) throw new Error("this file is no run; expected what --save wrote");
+    const frames = [];
+    for (let step = -1; step < saved.passes.length; step++) {
+      const masked = saved.when.map((when) => when > step);
+      frames.push({ step, masked, cells: saved.cells.map((cell, place) => (masked[place] ? "░" : cell)),
+        fresh: saved.when.flatMap((when, place) => (step >= 0 && when === step ? [place] : [])), nfe: step < 0 ? 0 : saved.passes[step] });
+    }
+    runs = [{ title: at("file").files[0].name, frames }];
+    at("time").max = frames.length - 1;
+    at("time").value = frames.length - 1;
+    draw();
+  } catch (error) { fail(error); }
+});
+fetch("/v1/models").then((answer) => answer.json()).then((body) => {
+  if (body.data) at("model").textContent = body.data[0].id;
+}).catch(() => {});

@@ -1,0 +1,241 @@
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from demask import load
+from demask.serve import Engine, Limits
+
+fastapi = pytest.importorskip("fastapi", reason="the server is an extra: pip install 'demask[serve]'")
+openai = pytest.importorskip("openai", reason="the client is for development: pip install openai")
+httpx = pytest.importorskip("httpx2", reason="the client is for development: pip install httpx2")
+
+from uvicorn import Config  # noqa: E402
+
+from demask.serve.application import application  # noqa: E402
+from demask.serve.metrics import Metrics  # noqa: E402
+from demask.serve.server import Server  # noqa: E402
+
+PROMPT = "dear anna ,"
+
+
+class Running:
+    def __init__(self, model, limits=None, keys=()):
+        self.metrics = Metrics()
+        self.engine = Engine(model, limits, self.metrics)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        app = application(self.engine, self.metrics, keys=keys, hosts=frozenset(("127.0.0.1",)))
+        self.server = Server(Config(app, port=self.port, log_level="error", lifespan="off"), self.engine)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self):
+        self.engine.__enter__()
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0)
+        return self
+
+    def __exit__(self, *_):
+        self.http.close()
+        self.client.close()
+        self.server.should_exit = True
+        self.thread.join()
+        self.engine.__exit__()
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.set_num_threads(1)
+    return load("demask/notes")
+
+
+@pytest.fixture(scope="module")
+def running(model):
+    with Running(model) as server:
+        yield server
+
+
+def test_the_official_client_completes(running, model):
+    answer = running.client.completions.create(
+        model="demask/notes", prompt=PROMPT, max_tokens=10, seed=3, n=2, extra_body={"steps": 4, "return_steps": True}
+    )
+    alone = model.generate([PROMPT], 10, n=2, key=3, steps=4)
+    assert [choice.text for choice in answer.choices] == [result.gaps[0] for result in alone]
+    assert answer.usage.completion_tokens == sum(result.new for result in alone)
+    assert answer.usage.nfe == sum(result.nfe for result in alone)
+    assert answer.choices[0].demask["when"] == list(alone[0].when)
+
+
+def test_the_official_client_streams(running, model):
+    stream = running.client.completions.create(
+        model="demask/notes", prompt=PROMPT, max_tokens=10, seed=3, stream=True, stream_options={"include_usage": True},
+        extra_body={"steps": 5},
+    )  # fmt: skip
+    chunks = list(stream)
+    alone = model.generate(PROMPT, 10, key=3, steps=5)
+    assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == alone.gaps[0]
+    assert chunks[-2].choices[0].finish_reason in ("stop", "length")
+    assert chunks[-1].usage.nfe == alone.nfe
+
+
+def test_the_official_client_chats(running, model):
+    answer = running.client.chat.completions.create(
+        model="demask/notes", messages=[{"role": "user", "content": PROMPT}], max_completion_tokens=6, seed=1
+    )
+    assert answer.choices[0].message.content == model.generate(PROMPT, 6, key=1).gaps[0]
+    stream = running.client.chat.completions.create(
+        model="demask/notes",
+        messages=[{"role": "user", "content": PROMPT}],
+        max_completion_tokens=6,
+        seed=1,
+        stream=True,
+    )
+    assert "".join(chunk.choices[0].delta.content for chunk in stream) == answer.choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="chat template"):
+        running.client.chat.completions.create(
+            model="demask/notes",
+            messages=[{"role": "system", "content": "be kind"}, {"role": "user", "content": PROMPT}],
+        )
+
+
+def test_gaps_and_a_suffix_are_filled(running, model):
+    body = {"template": "dear [MASK] ,", "seed": 5}
+    answer = running.http.post("/v1/fill", json=body).json()
+    assert answer["choices"][0]["text"] == model.fill("dear [MASK] ,", key=5).text
+    suffix = running.client.completions.create(model="demask/notes", prompt="dear", suffix=",", max_tokens=1, seed=5)
+    assert suffix.choices[0].text.strip() == model.fill("dear[MASK:1],", key=5).gaps[0].strip()
+
+
+def test_canvases_are_streamed(running, model):
+    body = {"prompt": PROMPT, "max_tokens": 8, "seed": 2, "steps": 4, "stream": True, "stream_mode": "canvas"}
+    with running.http.stream("POST", "/v1/completions", json=body) as answer:
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    frames = [json.loads(line)["choices"][0] for line in lines[:-1]]
+    expected = list(model.stream(PROMPT, 8, key=2, steps=4))[:-1]
+    assert [frame["canvas"]["cells"] for frame in frames[:-1]] == [list(frame.cells) for frame in expected]
+
+
+def test_64_clients_get_what_each_would_get_alone_though_a_third_leaves(running, model):
+    def ask(number):
+        body = {"prompt": PROMPT, "max_tokens": 4 + number % 9, "seed": number, "steps": 1 + number % 4}
+        if number % 3 == 2:
+            with pytest.raises(httpx.TimeoutException):
+                httpx.post(
+                    running.url + "/v1/completions", json=body | {"steps": None, "max_tokens": None}, timeout=0.02
+                )
+            return None
+        return running.http.post("/v1/completions", json=body).json()["choices"][0]["text"]
+
+    with ThreadPoolExecutor(64) as pool:
+        found = list(pool.map(ask, range(64)))
+    for number, text in enumerate(found):
+        if text is not None:
+            alone = model.generate(PROMPT, 4 + number % 9, key=number, steps=1 + number % 4)
+            assert text == alone.gaps[0], number
+    wait_until(lambda: running.engine.idle)
+
+
+def wait_until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"prompt": PROMPT, "best_of": 3}, "best_of"),
+        ({"prompt": PROMPT, "frequency_penalty": 1.0}, "frequency_penalty"),
+        ({"prompt": PROMPT, "colour": "red"}, "colour: this field is unknown"),
+        ({"prompt": PROMPT, "max_tokens": 0}, "max_tokens"),
+        ({"prompt": PROMPT, "max_tokens": "many"}, "max_tokens"),
+        ({"prompt": PROMPT, "max_tokens": 100000}, "leave room for"),
+        ({"prompt": "bonjour"}, "bonjour"),
+        ({"prompt": PROMPT, "schedule": "markov(length=9)"}, "not for requests"),
+        ({"prompt": PROMPT, "sampler": "Learned('etc')"}, "not for requests"),
+        ({"prompt": PROMPT, "order": "Noisy(10**9)"}, ""),
+        ({"prompt": PROMPT, "schedule": "uniform", "sampler": "Parallel"}, "give one of them"),
+        ({"prompt": PROMPT, "suffix": ","}, "max_tokens"),
+        ({"prompt": PROMPT, "n": 65}, "64 rows"),
+        ({"prompt": PROMPT, "stream_options": {"include_usage": True}}, "without stream"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(running, body, message):
+    answer = running.http.post("/v1/completions", json=body)
+    assert answer.status_code == 400, answer.text
+    assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "raw", [b"{", b"\xff\xfe", b"[" * 5000, b'{"seed": ' + b"9" * 5000 + b"}", b'{"temperature": NaN}', b"null", b""]
+)
+def test_what_is_no_request_is_refused(running, raw):
+    answer = running.http.post("/v1/completions", content=raw, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+
+
+def test_unknown_models_huge_bodies_and_foreign_hosts_are_refused(running):
+    assert running.http.post("/v1/completions", json={"prompt": PROMPT, "model": "../x"}).status_code == 404
+    assert running.http.post("/v1/completions", content=b" " * (1 << 20) + b" ").status_code == 413
+    assert running.http.get("/v1/models", headers={"host": "evil.example"}).status_code == 403
+    assert running.http.get("/nowhere").status_code == 404
+
+
+def test_health_metrics_and_pages(running):
+    running.http.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 2})
+    assert running.http.get("/healthz").status_code == running.http.get("/readyz").status_code == 200
+    figures = running.http.get("/metrics").text
+    assert 'demask_requests_total{path="/v1/completions",status="200"}' in figures
+    assert "demask_batch_rows_bucket" in figures
+    page = running.http.get("/")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert running.http.get("/viewer.js").status_code == running.http.get("/viewer.css").status_code == 200
+    assert running.http.get("/healthz", headers={"x-request-id": "abc"}).headers["x-request-id"] == "abc"
+
+
+def test_keys_a_full_queue_and_the_end(model):
+    with Running(model, Limits(queue=1, rows=1), keys=["secret"]) as server:
+        ask = {"prompt": PROMPT, "steps": 60, "schedule": "uniform"}
+        assert server.http.post("/v1/completions", json=ask).status_code == 401
+        server.http.headers["authorization"] = "Bearer secret"
+        with ThreadPoolExecutor(8) as pool:
+            codes = [
+                answer.status_code
+                for answer in pool.map(lambda _: server.http.post("/v1/completions", json=ask), range(8))
+            ]
+            assert 429 in codes
+            assert 200 in codes
+            late = pool.submit(server.http.post, "/v1/completions", json=ask)
+            wait_until(lambda: server.engine.active)
+            server.server.handle_exit(15, None)
+            refused = server.http.post("/v1/completions", json=ask)
+            assert late.result().status_code == 200
+        assert refused.status_code == 503
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+
+
+def test_a_model_that_fails_is_told_with_the_id_of_the_request(model):
+    from dataclasses import replace
+
+    class Broken:
+        def __call__(self, canvas, where):
+            raise RuntimeError("a secret of the server")
+
+    with Running(replace(model, denoiser=Broken())) as server:
+        answer = server.http.post("/v1/completions", json={"prompt": PROMPT}, headers={"x-request-id": "q7"})
+        assert answer.status_code == 500
+        assert "q7" in answer.json()["error"]["message"]
+        assert "secret" not in answer.text
+        assert server.http.get("/readyz").status_code == 200
