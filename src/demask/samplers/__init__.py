@@ -4,25 +4,33 @@ from demask.samplers.adaptive import Adaptive
 from demask.samplers.editing import Editing
 from demask.samplers.ended import Ended
 from demask.samplers.parallel import Asked, Parallel, State, largest
+from demask.samplers.potentials import Foresight, Reward, SelfReward
 from demask.samplers.remasking import Cap, Confident, Loop, Remasking, Rescale
+from demask.samplers.smc import SMC, Normaliser, inside
 from demask.samplers.speculative import Speculative
 from demask.samplers.stable import Stable
 from demask.samplers.stopped import Stopped
 
 __all__ = [
+    "SMC",
     "Adaptive",
     "Asked",
     "Cap",
     "Confident",
     "Editing",
     "Ended",
+    "Foresight",
     "Loop",
+    "Normaliser",
     "Parallel",
     "Remasking",
     "Rescale",
+    "Reward",
+    "SelfReward",
     "Speculative",
     "Stable",
     "State",
     "Stopped",
+    "inside",
     "largest",
 ]
