@@ -333,7 +333,7 @@ def test_refusals():
         (lambda canvas: ones(canvas) + torch.inf, "is inf; expected a finite number"),
         (lambda canvas: ones(canvas)[:1], r"of 4 canvases is \(1,\); expected a tensor of shape \(4,\)"),
         (lambda canvas: 1.0, "is float; expected a tensor"),
-        (lambda canvas: ones(canvas) - torch.inf, "all 2 particles of row 0 have weight 0"),
+        (lambda canvas: ones(canvas) - torch.inf, "all 2 trajectories of row 0 have weight 0"),
     ):
         with pytest.raises(ParticleError, match=message):
             sample(PAIR, SMC(single(), Reward(function), 2), Canvas.blank(2, 2), key=0)
@@ -344,7 +344,7 @@ def test_refusals():
         def total(self, before, info, after):
             return before + torch.nan
 
-    with pytest.raises(ParticleError, match="potential of a particle of row 0 is nan"):
+    with pytest.raises(ParticleError, match="potential of a trajectory of row 0 is nan"):
         sample(PAIR, SMC(single(), Lost(), 2), Canvas.blank(2, 2), key=0)
     with pytest.raises(ParticleError, match="a sampler without particles"):
         sample(PAIR, single(), Canvas.blank(1, 2), key=0, collect=[Normaliser()])

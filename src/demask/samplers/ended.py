@@ -7,7 +7,7 @@ from torch import Tensor
 
 from demask.canvas import Canvas, without
 from demask.contracts import Chance, Denoiser, Info, Law, Sampler
-from demask.samplers.smc import refuse_particles
+from demask.samplers.particles import refuse_several
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Ended:
     end: int
 
     def __post_init__(self) -> None:
-        refuse_particles(self, self.inner)
+        refuse_several(self, self.inner)
 
     @property
     def law(self) -> Law:

@@ -73,8 +73,23 @@ class Parallel:
         return f"Parallel({self.schedule!r}, {self.order!r}{verifier})"
 
 
+class Passing:
+    """A denoiser around another, to which it passes on what is asked along an order."""
+
+    inner: Denoiser
+
+    def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
+        """Ask along an order."""
+        return ranked(self.inner).along(canvas, where, ranks)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens can be written, V."""
+        return ranked(self.inner).vocabulary
+
+
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Asked(Passing):
     """A denoiser that has already been asked about one canvas.
 
     Parameters:
@@ -91,15 +106,6 @@ class Asked:
         """Answer from what is known, or ask."""
         known = canvas is self.canvas and not bool(without(where, self.answer.where).any())
         return self.answer.only(where) if known else self.inner(canvas, where)
-
-    def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
-        """Ask: along an order nothing is known."""
-        return ranked(self.inner).along(canvas, where, ranks)
-
-    @property
-    def vocabulary(self) -> int:
-        """How many tokens can be written, V."""
-        return ranked(self.inner).vocabulary
 
 
 def largest(scores: Tensor, count: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from math import log
-from typing import Any, Final, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from demask.contracts import Chance, Denoiser, Info, Law, Sampler, Step
 from demask.errors import ParticleError
 from demask.samplers.editing import Editing
 from demask.samplers.parallel import Asked
-from demask.samplers.particles import copies, select, split
+from demask.samplers.particles import checked, copies, select, shares, split
 from demask.samplers.potentials import Potential, SelfReward
 from demask.samplers.remasking import Remasking
 from demask.samplers.resampling import SCHEMES
@@ -84,9 +84,9 @@ class SMC:
     every P, threshold and scheme; `Normaliser` collects it. As P grows, what is put out tends to the inner sampler's law
     times exp(psi_T), divided by Z.
 
-    Law: CONSISTENT with a potential that is 0 in the end, an EXACT inner sampler, of which it is then the law as P grows, and
-    a particle drawn by weight. TILTED otherwise: by `SelfReward` to p^2 / sum p^2, by `Reward` to p exp(reward) / Z, where
-    the inner sampler draws from p; one with `Confidence("draft")` does not. One particle is the inner sampler, draw for draw.
+    Law: CONSISTENT with a potential that is 0 in the end, an EXACT inner sampler, whose law it then is as P grows, and a
+    particle drawn by weight. TILTED otherwise: by `SelfReward` to p^2 / sum p^2, by `Reward` to p exp(reward) / Z, where the
+    inner sampler draws from p; one with `Confidence("draft")` does not. One particle is the inner sampler, draw for draw.
 
     Cost: P times the inner sampler's NFE, in one batch of B P rows, and the potential's.
 
@@ -100,7 +100,7 @@ class SMC:
         resampling: "multinomial", "residual", "stratified" or "systematic".
         every: resample only after so many tokens, where particles that are there wait for the others. None: after every
             step, and no particle waits. With `Blockwise(order, 32)` inside, every=32 is the end of a block.
-        ramp: "none"; "total": psi_t times the share of the row that is unmasked, which ends as psi_T, so the law is the same;
+        ramp: "none"; "total": psi_t times the share of the row that is unmasked, which ends as psi_T with the same law;
             "increments": psi_t - psi_{t-1} times it, as in released code, so late tokens count more in the end too.
         choose: what is put out, "draw": a particle by weight; "best": that of largest psi_T.
 
@@ -121,6 +121,7 @@ class SMC:
     arXiv 2602.01849.
     """
 
+    several: ClassVar[bool] = True
     inner: Sampler[Any]
     potential: Potential = field(default_factory=SelfReward)
     particles: int = 4
@@ -170,7 +171,7 @@ class SMC:
         over = self.done(state)
         inner, info = self._moved(state, denoiser, split(chance, rows, count, state.start.device))
         after = Step(inner.canvas, inner.start, inner.start, denoiser, info.step.chance.fork("after"), info.step.origin)
-        totals = _checked(self.potential.total(state.totals.flatten(), info, after), state.totals)
+        totals = checked(self.potential.total(state.totals.flatten(), info, after), state.totals)
         logw = state.logw + self._increments(state, totals, info.step.canvas, inner.canvas)
         weights = shares(logw)
         normaliser = state.log_normaliser + logw.logsumexp(1) - log(count)
@@ -282,53 +283,6 @@ class Normaliser:
     def result(self) -> Tensor:
         """Return the log."""
         return torch.zeros(0, dtype=torch.float64) if self._last is None else self._last
-
-
-def inside(sampler: Sampler[Any], wrap: type[Any], *options: Any) -> Sampler[Any]:
-    """Wrap what acts on single texts: a sampler, or the one that moves its particles.
-
-    Example:
-        >>> from demask import Ended, LeftToRight, Parallel, uniform
-        >>> sampler = inside(SMC(Parallel(uniform(4, 4), LeftToRight())), Ended, 2)
-        >>> type(sampler).__name__, type(sampler.inner).__name__
-        ('SMC', 'Ended')
-    """
-    if isinstance(sampler, SMC):
-        return replace(sampler, inner=inside(sampler.inner, wrap, *options))
-    return wrap(sampler, *options)  # type: ignore[no-any-return]
-
-
-def refuse_particles(wrapper: object, inner: Sampler[Any]) -> None:
-    """Raise if a wrapper that acts on single texts has particles inside."""
-    if isinstance(inner, SMC):
-        name = type(wrapper).__name__
-        raise ParticleError(
-            f"{name} around SMC acts on the particle that is shown, and on no other; put it inside, SMC({name}(..), ..): "
-            f"demask.samplers.inside(SMC(..), {name}, ..) does"
-        )
-
-
-def shares(logw: Tensor) -> Tensor:
-    """Return weights that sum to 1 from their logs, (B, P).
-
-    Raises:
-        ParticleError: a row in which all weights are 0.
-    """
-    if not bool((logw > -torch.inf).any(1).all()):
-        row = int((logw == -torch.inf).all(1).nonzero()[0])
-        raise ParticleError(
-            f"all {logw.shape[1]} particles of row {row} have weight 0; expected one above: take more particles, or a "
-            "finite reward, such as -20, for what is unwanted"
-        )
-    return logw.softmax(1)
-
-
-def _checked(totals: Tensor, like: Tensor) -> Tensor:
-    wrong = ~(totals < torch.inf)
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0]) // like.shape[1]
-        raise ParticleError(f"the potential of a particle of row {row} is nan or +inf; expected a number, or -inf")
-    return totals.view(like.shape).to(like)
 
 
 def _within(sampler: object, kinds: tuple[type, ...]) -> str | None:
