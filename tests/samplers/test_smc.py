@@ -364,7 +364,7 @@ def test_adaptive_inside_takes_the_particles_rows():
 
 
 def test_the_trap_of_drawn_tokens():
-    """An order that looks at the draws is no proposal from p: its weighted particles are not p^2, though Z is still a mean."""
+    """An order that looks at the draws is no proposal from p: its weighted particles are not p^2."""
     found = estimate(XOR, SMC(single(Confidence("draft")), SelfReward(), 2, threshold=1.0))
     gap = max(abs(found.get(tuple(x), 0.0) - p * p) for x, p in zip(*listed(XOR), strict=True))
     assert gap > 0.01
