@@ -7,7 +7,7 @@ from demask.samplers.ended import Ended
 from demask.samplers.lookahead import Lookahead
 from demask.samplers.parallel import Asked, Parallel, State, largest
 from demask.samplers.particles import inside
-from demask.samplers.potentials import Foresight, Reward, SelfReward
+from demask.samplers.potentials import Foresight, Potential, Reward, SelfReward
 from demask.samplers.remasking import Cap, Confident, Loop, Remasking, Rescale
 from demask.samplers.smc import SMC, Normaliser
 from demask.samplers.speculative import Speculative
@@ -28,6 +28,7 @@ __all__ = [
     "Loop",
     "Normaliser",
     "Parallel",
+    "Potential",
     "Remasking",
     "Rescale",
     "Reward",
