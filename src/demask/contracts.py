@@ -99,7 +99,7 @@ class Chance(Protocol):
         ...
 
     def rows(self, keep: Tensor) -> Self:
-        """Restrict to some rows (a (B,) bool or row numbers), whose draws stay what they were."""
+        """Restrict to some rows (a (B,) bool or row numbers, also repeated), whose draws stay what they were."""
         ...
 
     def level(self, breaks: Tensor) -> Tensor:
@@ -221,6 +221,28 @@ class Step:
             memory.drawn = where
             memory.tokens = marginals.spread(self.chance.fork("draft").categorical(marginals))
         return memory.tokens
+
+    def rows(self, keep: Tensor) -> "Step":
+        """Restrict to some rows, with what was asked and drawn for them: a (B,) bool, or row numbers, also repeated."""
+        memory = self._memory
+        return Step(
+            self.canvas.rows(keep),
+            self.start[keep],
+            self.region[keep],
+            self.denoiser,
+            self.chance.rows(keep),
+            self.origin.rows(keep),
+            _Memory(
+                None if memory.marginals is None else memory.marginals.rows(keep),
+                None if memory.drawn is None else memory.drawn[keep],
+                None if memory.tokens is None else memory.tokens[keep],
+            ),
+        )
+
+    @property
+    def known(self) -> Marginals | None:
+        """What the denoiser has already said in this step."""
+        return self._memory.marginals
 
 
 class Schedule(Protocol):

@@ -21,6 +21,10 @@ class OrderError(DemaskError):
     """Orders and rules that do not compose."""
 
 
+class ParticleError(DemaskError):
+    """Particles, weights or rewards with which trajectories cannot be weighed against each other."""
+
+
 class CurveError(DemaskError):
     """Numbers that are not an information curve."""
 

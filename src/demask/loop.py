@@ -167,7 +167,10 @@ def steps(
 
 @dataclass(frozen=True, eq=False)
 class _Metered:
-    """A denoiser that counts passes per row and leaves out the rows of which nothing is asked."""
+    """A denoiser that counts passes per row and leaves out the rows of which nothing is asked.
+
+    A sampler may ask about k canvases for every row, one after the other: their passes are the row's.
+    """
 
     inner: Denoiser
     nfe: Tensor
@@ -176,12 +179,12 @@ class _Metered:
         asked = where.any(1)
         whole = bool(asked.all())
         answer = self.inner(canvas, where) if whole else self.inner(canvas.rows(asked), where[asked])
-        self.nfe.add_(asked, alpha=answer.passes)
+        self._count(asked, answer.passes)
         return answer if whole else replace(answer, where=where)
 
     def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
         inner, asked = ranked(self.inner), where.any(1)
-        self.nfe.add_(asked)
+        self._count(asked, 1)
         if bool(asked.all()):
             return inner.along(canvas, where, ranks)
         answer = inner.along(canvas.rows(asked), where[asked], ranks[asked])
@@ -190,6 +193,9 @@ class _Metered:
     @property
     def vocabulary(self) -> int:
         return ranked(self.inner).vocabulary
+
+    def _count(self, asked: Tensor, passes: int) -> None:
+        self.nfe.add_(asked.view(len(self.nfe), -1).sum(1) if len(asked) > len(self.nfe) else asked, alpha=passes)
 
 
 def _chance(key: int | Chance, rows: int, names: Tensor | None, device: torch.device) -> Chance:

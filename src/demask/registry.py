@@ -46,17 +46,21 @@ KINDS: dict[str, dict[str, Entry]] = {
         "LeftToRight": orders.LeftToRight,
         "Margin": orders.Margin,
         "Noisy": orders.Noisy,
+        "Pooled": orders.Pooled,
         "Random": orders.Random,
         "Threshold": orders.Threshold,
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
     "sampler": {
         "Adaptive": samplers.Adaptive,
+        "Credited": samplers.Credited,
         "Editing": samplers.Editing,
         "Ended": samplers.Ended,
         "Learned": policies.Learned,
+        "Lookahead": samplers.Lookahead,
         "Parallel": samplers.Parallel,
         "Remasking": samplers.Remasking,
+        "SMC": samplers.SMC,
         "Speculative": samplers.Speculative,
         "Stable": samplers.Stable,
     },
@@ -66,6 +70,7 @@ KINDS: dict[str, dict[str, Entry]] = {
         "Loop": samplers.Loop,
         "Rescale": samplers.Rescale,
     },
+    "potential": {"Foresight": samplers.Foresight, "SelfReward": samplers.SelfReward},
     "oracle": {
         "copy": oracles.copy,
         "insert": oracles.insert,
@@ -99,7 +104,8 @@ def build(text: str, kind: str, **context: Any) -> Any:
 
     Parameters:
         text: such as `minimax(target="both")`.
-        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "oracle" or "denoiser".
+        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "potential" (of particles), "oracle" or
+            "denoiser".
         context: values for parameters that the specification leaves out, by name (steps=16, length=256, curve=..).
 
     Returns:

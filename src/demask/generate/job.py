@@ -20,7 +20,7 @@ from demask.generate.stop import Stops
 from demask.generate.template import Layout, Tokens, spaced
 from demask.information.measurement import Measurement
 from demask.loop import Run, Status, steps
-from demask.samplers import Stopped
+from demask.samplers import Stopped, inside
 
 UNSEEN: Final = -2  # the step of a token that is still masked
 
@@ -125,7 +125,7 @@ class Job:
         given = [place for place, masked in enumerate(rows[0].layout.masked) if not masked]
         denoiser = self.recipe.wrap(denoiser, end=self.tokenizer.end, given=given)
         stops = self._stops(rows[0])
-        sampler = self.sampler if stops is None else Stopped(self.sampler, self.tokenizer.end, stops.found)
+        sampler = self.sampler if stops is None else inside(self.sampler, Stopped, self.tokenizer.end, stops.found)
         return steps(denoiser, sampler, canvas, key=chance)
 
     def _stops(self, row: Row) -> Stops | None:

@@ -18,7 +18,7 @@ from demask.generate.result import Call, Frame, Result
 from demask.generate.template import Layout, Template, Tokens
 from demask.information.measure import measure
 from demask.information.measurement import Measurement
-from demask.samplers import Ended
+from demask.samplers import Ended, inside
 
 _MOST: Final = 1 << 31  # prompts and samples that have names
 
@@ -335,7 +335,7 @@ class Model:
             window=self._filled,
             device=self._device,
             recipe=recipe,
-            sampler=Ended(sampler, self.tokenizer.end) if ends else sampler,
+            sampler=inside(sampler, Ended, self.tokenizer.end) if ends else sampler,
             key=key,
             ends=ends,
             curve=self.curve,

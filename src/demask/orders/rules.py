@@ -215,6 +215,49 @@ class Noisy(Rule):
         return step.chance.fork("noise").permutation(scores > -torch.inf, scores / self.temperature)
 
 
+@dataclass(frozen=True, repr=False)
+class Pooled(Rule):
+    """Rank the `size` best positions at random and let through no other.
+
+    The positions of a step are a uniformly random set out of the pool, so that paths through the same canvas differ. Their
+    number is at most the pool's. `Pooled(Threshold(order, 0.9), size)` pools only what is certain.
+
+    Law: the inner order's; the ranking is independent of the tokens' draws.   Cost: a sort of N scores.
+
+    Parameters:
+        inner: any order.
+        size: >= 1, of the pool.
+
+    Raises:
+        OrderError: a size that is no integer >= 1.
+
+    Example:
+        >>> from demask.orders import Confidence
+        >>> Pooled(Confidence(), 5)
+        Pooled(Confidence(of='mode'), 5)
+
+    Reference: Lee et al., Lookahead unmasking, 2025, arXiv 2511.05563 (path generator).
+    """
+
+    size: int
+
+    @property
+    def unit(self) -> str:
+        """Random priorities."""
+        return "priority"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise OrderError(f"a pool of {self.size!r} positions; expected an integer >= 1, such as 5")
+
+    def score(self, step: Step) -> Tensor:
+        """Return random priorities in the pool, -inf elsewhere."""
+        ranked, index = self.inner.score(step).sort(dim=1, descending=True, stable=True)
+        ranks = torch.arange(ranked.shape[1], device=ranked.device)
+        pool = _through((ranks < self.size) & (ranked > -torch.inf), index)
+        return step.chance.fork("pool").permutation(pool)
+
+
 def best(scores: Tensor) -> Tensor:
     """Return the first position of the largest score of every row, (B, N) bool."""
     places = torch.arange(scores.shape[1], device=scores.device)

@@ -1,28 +1,42 @@
 """Samplers: what the one loop turns."""
 
 from demask.samplers.adaptive import Adaptive
+from demask.samplers.credited import Credited
 from demask.samplers.editing import Editing
 from demask.samplers.ended import Ended
+from demask.samplers.lookahead import Lookahead
 from demask.samplers.parallel import Asked, Parallel, State, largest
+from demask.samplers.particles import inside
+from demask.samplers.potentials import Foresight, Potential, Reward, SelfReward
 from demask.samplers.remasking import Cap, Confident, Loop, Remasking, Rescale
+from demask.samplers.smc import SMC, Normaliser
 from demask.samplers.speculative import Speculative
 from demask.samplers.stable import Stable
 from demask.samplers.stopped import Stopped
 
 __all__ = [
+    "SMC",
     "Adaptive",
     "Asked",
     "Cap",
     "Confident",
+    "Credited",
     "Editing",
     "Ended",
+    "Foresight",
+    "Lookahead",
     "Loop",
+    "Normaliser",
     "Parallel",
+    "Potential",
     "Remasking",
     "Rescale",
+    "Reward",
+    "SelfReward",
     "Speculative",
     "Stable",
     "State",
     "Stopped",
+    "inside",
     "largest",
 ]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from demask.canvas import Canvas, without
 from demask.contracts import Chance, Denoiser, Info, Law, Sampler
+from demask.samplers.particles import refuse_several
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Ended:
 
     inner: Sampler[Any]
     end: int
+
+    def __post_init__(self) -> None:
+        refuse_several(self, self.inner)
 
     @property
     def law(self) -> Law:
