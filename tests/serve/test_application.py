@@ -1,67 +1,16 @@
 import json
-import socket
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
-import torch
 
-from demask import load
-from demask.serve import Engine, Limits
+from demask.serve import Limits
+from tests.serve.running import Running, wait_until
 
-fastapi = pytest.importorskip("fastapi", reason="the server is an extra: pip install 'demask[serve]'")
-openai = pytest.importorskip("openai", reason="the client is for development: pip install openai")
-httpx = pytest.importorskip("httpx2", reason="the client is for development: pip install httpx2")
-
-from uvicorn import Config  # noqa: E402
-
-from demask.serve.application import application  # noqa: E402
-from demask.serve.metrics import Metrics  # noqa: E402
-from demask.serve.server import Server  # noqa: E402
+openai = pytest.importorskip("openai", reason="the client is for development: pip install -e '.[dev]'")
+httpx = pytest.importorskip("httpx2", reason="the client is for development: pip install -e '.[dev]'")
 
 PROMPT = "dear anna ,"
-
-
-class Running:
-    def __init__(self, model, limits=None, keys=()):
-        self.metrics = Metrics()
-        self.engine = Engine(model, limits, self.metrics)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        app = application(self.engine, self.metrics, keys=keys, hosts=frozenset(("127.0.0.1",)))
-        self.server = Server(Config(app, port=self.port, log_level="error", lifespan="off"), self.engine)
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self):
-        self.engine.__enter__()
-        self.thread = threading.Thread(target=self.server.run)
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        self.http = httpx.Client(base_url=self.url, timeout=60)
-        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0)
-        return self
-
-    def __exit__(self, *_):
-        self.http.close()
-        self.client.close()
-        self.server.should_exit = True
-        self.thread.join()
-        self.engine.__exit__()
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.set_num_threads(1)
-    return load("demask/notes")
-
-
-@pytest.fixture(scope="module")
-def running(model):
-    with Running(model) as server:
-        yield server
 
 
 def test_the_official_client_completes(running, model):
@@ -111,8 +60,8 @@ def test_gaps_and_a_suffix_are_filled(running, model):
     body = {"template": "dear [MASK] ,", "seed": 5}
     answer = running.http.post("/v1/fill", json=body).json()
     assert answer["choices"][0]["text"] == model.fill("dear [MASK] ,", key=5).text
-    suffix = running.client.completions.create(model="demask/notes", prompt="dear", suffix=",", max_tokens=1, seed=5)
-    assert suffix.choices[0].text.strip() == model.fill("dear[MASK:1],", key=5).gaps[0].strip()
+    suffix = running.client.completions.create(model="demask/notes", prompt="dear", suffix=" ,", max_tokens=1, seed=5)
+    assert suffix.choices[0].text == model.fill("dear[MASK:1] ,", key=5).gaps[0]
 
 
 def test_canvases_are_streamed(running, model):
@@ -123,6 +72,9 @@ def test_canvases_are_streamed(running, model):
     frames = [json.loads(line)["choices"][0] for line in lines[:-1]]
     expected = list(model.stream(PROMPT, 8, key=2, steps=4))[:-1]
     assert [frame["canvas"]["cells"] for frame in frames[:-1]] == [list(frame.cells) for frame in expected]
+    for frame in frames[:-1]:
+        assert len(frame["canvas"]["entropies"]) == len(frame["canvas"]["fresh"])
+        assert all(0 <= entropy < 7 for entropy in frame["canvas"]["entropies"])
 
 
 def test_64_clients_get_what_each_would_get_alone_though_a_third_leaves(running, model):
@@ -143,13 +95,6 @@ def test_64_clients_get_what_each_would_get_alone_though_a_third_leaves(running,
             alone = model.generate(PROMPT, 4 + number % 9, key=number, steps=1 + number % 4)
             assert text == alone.gaps[0], number
     wait_until(lambda: running.engine.idle)
-
-
-def wait_until(true, seconds=20):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -227,8 +172,6 @@ def test_keys_a_full_queue_and_the_end(model):
 
 
 def test_a_model_that_fails_is_told_with_the_id_of_the_request(model):
-    from dataclasses import replace
-
     class Broken:
         def __call__(self, canvas, where):
             raise RuntimeError("a secret of the server")
@@ -239,3 +182,27 @@ def test_a_model_that_fails_is_told_with_the_id_of_the_request(model):
         assert "q7" in answer.json()["error"]["message"]
         assert "secret" not in answer.text
         assert server.http.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sampler", ["SMC(Parallel(uniform(steps=4), Random()), SelfReward(), 4)", "Remasking(12, Cap(0.1))"]
+)
+def test_samplers_with_rows_of_their_own_are_served(running, model, sampler):
+    body = {"prompt": PROMPT, "max_tokens": 8, "seed": 2, "sampler": sampler}
+    answer = running.http.post("/v1/completions", json=body).json()
+    alone = model.generate(PROMPT, 8, key=2, sampler=sampler)
+    assert answer["choices"][0]["text"] == alone.gaps[0]
+    assert answer["usage"]["nfe"] == alone.nfe
+
+
+def test_what_does_not_fit_into_one_pass_goes_into_several(model):
+    with Running(model, Limits(positions=250)) as server:
+        body = {"prompt": PROMPT, "max_tokens": 8, "seed": 2, "steps": 3, "n": 4}
+        found = server.http.post("/v1/completions", json=body).json()["choices"]
+        assert [one["text"] for one in found] == [
+            one.gaps[0] for one in model.generate([PROMPT], 8, n=4, key=2, steps=3)
+        ]
+        wide = body | {"steps": None, "n": 1, "sampler": "SMC(Parallel(uniform(steps=4), Random()), SelfReward(), 4)"}
+        refused = server.http.post("/v1/completions", json=wide)
+        assert refused.status_code == 400
+        assert "positions; at most 250" in refused.json()["error"]["message"]

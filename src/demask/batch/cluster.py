@@ -61,10 +61,10 @@ class Cluster:
 
     def __call__(self, work: Work, shards: Iterable[Shard]) -> Iterator[tuple[int, Output]]:
         """Do the shards."""
-        ray = _ray()
+        ray = _ray("ray.data")
         owned = not ray.is_initialized()
         if owned:
-            self._join(ray)
+            join(self.address)
         try:
             yield from self._work_off(work, shards)
         finally:
@@ -89,30 +89,38 @@ class Cluster:
         for row in done.iter_rows():
             yield int(row["number"]), Output(tuple(row["records"]), tuple(row["rejects"]))
 
-    def _join(self, ray: Any) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers run in this environment, as it is
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-        if self.address == LOCAL:
-            options |= {"address": "local", "include_dashboard": False}
-        else:
-            options["address"] = self.address
-        try:
-            ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise GenerateError(
-                f"--ray {self.address}: no cluster there ({str(error).splitlines()[0]}); start one with ray start --head, "
-                "or write --ray local"
-            ) from None
+
+def join(address: str, part: str = "ray.data") -> Any:
+    """Return `ray`, joined to the cluster at an address; "local" starts one.
+
+    Raises:
+        GenerateError: no ray, or no cluster at the address.
+    """
+    ray = _ray(part)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers run in this environment, as it is
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address == LOCAL:
+        options |= {"address": "local", "include_dashboard": False}
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise GenerateError(
+            f"--ray {address}: no cluster there ({str(error).splitlines()[0]}); start one with ray start --head, "
+            "or write --ray local"
+        ) from None
+    return ray
 
 
-def _ray() -> Any:
+def _ray(part: str) -> Any:
     try:
         ray = import_module("ray")
-        import_module("ray.data")
+        import_module(part)
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] not in ("ray", "pyarrow", "pandas"):
-            raise
-        raise GenerateError("Ray is not installed; pip install 'demask[ray]', or leave out --ray") from None
+        raise GenerateError(
+            f"Ray is not whole here ({error.name} is missing); pip install 'demask[ray]', or leave out --ray"
+        ) from None
     return ray

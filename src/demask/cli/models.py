@@ -257,3 +257,41 @@ def batch(
     settings = {name: value for name, value in asked.items() if value is not None}
     work = Work(model, key, most, settings, rows, full)
     go(source, out, work, shard=shard, ray=ray, actors=actors, gpus=gpus, threads=threads, as_json=json)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="A model folder, or demask/notes.")] = o.MODEL,
+    host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 for every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--api-keys", metavar="FILE", help="A key per line; or DEMASK_API_KEYS, between commas."),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", callback=o.at_least(1), help="Texts decoded side by side.")] = 64,
+    positions: Annotated[
+        int, typer.Option("--positions", callback=o.at_least(1), help="Positions of one forward pass: memory.")
+    ] = 1 << 16,
+    queue: Annotated[int, typer.Option("--queue", callback=o.at_least(1), help="Texts that may wait.")] = 256,
+    samples: Annotated[int, typer.Option("--samples", callback=o.at_least(1), help="Texts of one request.")] = 64,
+    body: Annotated[int, typer.Option("--body", callback=o.at_least(1), help="Bytes of one request.")] = 1 << 20,
+    deadline: Annotated[float, typer.Option("--deadline", help="Seconds a request may take.")] = 300.0,
+    threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Serve by Ray: local, auto, or a Ray cluster.")
+    ] = None,
+    replicas: Annotated[int, typer.Option("--replicas", callback=o.at_least(1), help="Models that stand.")] = 1,
+    most: Annotated[
+        int | None, typer.Option("--most-replicas", callback=o.at_least(1), help="Models under load.")
+    ] = None,
+    gpus: Annotated[float, typer.Option("--gpus", callback=o.at_least(0), help="GPUs of each replica.")] = 0.0,
+) -> None:
+    """Serve a model in the shape of OpenAI's API, with a page to watch it; SIGTERM ends when all is answered."""
+    with working("loading"):
+        from demask.cli.serve import go
+        from demask.serve.limits import Limits
+    limits = Limits(rows, positions, queue, samples, body, deadline)
+    go(
+        model, host=host, port=port, keys=keys, limits=limits, threads=threads, ray=ray, replicas=replicas,
+        most=most, gpus=gpus,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`demask serve`: a model behind HTTP."""
+"""`demask serve`: a model behind HTTP, on this machine or on a Ray cluster."""
 
 import logging
 import os
@@ -10,24 +10,51 @@ from demask.generate import load
 from demask.serve.limits import Limits
 
 
-def go(model: str, *, host: str, port: int, keys: Path | None, limits: Limits) -> None:
+def go(
+    model: str,
+    *,
+    host: str,
+    port: int,
+    keys: Path | None,
+    limits: Limits,
+    threads: int | None,
+    ray: str | None,
+    replicas: int,
+    most: int | None,
+    gpus: float,
+) -> None:
     """Load, say where, and answer until asked to stop.
 
     Raises:
         SpecError: the packages of the server are missing, or a file of keys has none.
     """
     try:
-        from demask.serve.server import serve
+        from demask.serve.server import LOOPBACK, serve
     except ModuleNotFoundError as error:
         raise SpecError(f"the server needs {error.name}; install it by: pip install 'demask[serve]'") from None
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("demask.serve").setLevel(logging.INFO)
     known = read_keys(keys)
-    if host not in ("127.0.0.1", "localhost", "::1") and not known:
-        sys.stderr.write(f"anybody who reaches {host} may ask: give keys by --api-keys FILE or DEMASK_API_KEYS\n")
-    loaded = load(model)
-    sys.stderr.write(f"serving {model} on http://{host}:{port}\n")
-    serve(loaded, host=host, port=port, keys=known, limits=limits)
+
+    def ready(name: str, url: str) -> None:
+        sys.stderr.write(f"serving {name} on {url}; Ctrl-C ends when all is answered\n")
+        if host not in LOOPBACK and not known:
+            sys.stderr.write(f"anybody who reaches {host} may ask: give keys by --api-keys FILE or DEMASK_API_KEYS\n")
+        sys.stderr.flush()
+
+    if ray is not None:
+        from demask.serve.cluster import Replicas, serve_replicas
+
+        pool = Replicas(model, replicas, most or replicas, gpus, threads)
+        serve_replicas(pool, ray, host=host, port=port, keys=known, limits=limits, ready=ready)
+        return
+    if (replicas, most, gpus) != (1, None, 0.0):
+        raise SpecError("--replicas, --most-replicas and --gpus are for --ray; leave them out, or write --ray local")
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    serve(load(model), host=host, port=port, keys=known, limits=limits, ready=ready)
 
 
 def read_keys(path: Path | None) -> list[str]:

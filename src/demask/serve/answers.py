@@ -98,7 +98,7 @@ def reason(result: Result) -> str:
     return "stop" if result.new < sum(when >= 0 for when in result.when) else "length"
 
 
-def canvas(frame: Frame) -> dict[str, Any]:
-    """Return a canvas as plain values."""
+def canvas(frame: Frame, entropies: Sequence[float | None]) -> dict[str, Any]:
+    """Return a canvas as plain values, with the entropies of the laws that its fresh tokens were drawn from, in nats."""
     values = {"step": frame.step, "cells": list(frame.cells), "masked": list(frame.masked)}
-    return values | {"fresh": list(frame.fresh), "nfe": frame.nfe}
+    return values | {"fresh": list(frame.fresh), "entropies": list(entropies), "nfe": frame.nfe}

@@ -25,7 +25,7 @@ from demask.serve.requests import Chat, Common, Completion, Fill
 
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PAGES: Final = {"/": "text/html", "/viewer.js": "text/javascript", "/viewer.css": "text/css"}
-_POLICY: Final = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+_POLICY: Final = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 LOG: Final = logging.getLogger("demask.serve")
 
 
@@ -41,6 +41,7 @@ def application(
         hosts: that a request may be addressed to, against DNS rebinding; None: any.
     """
     app = FastAPI(title="demask", docs_url=None, redoc_url=None)
+    app.state.engine = engine
     metrics.follow("queue_rows", "Rows that wait.", lambda: engine.waiting)
     metrics.follow("active_rows", "Rows being decoded.", lambda: engine.active)
     secret = [key.encode() for key in keys]
@@ -216,9 +217,9 @@ async def _stream(flight: Flight, shape: Shape, *, usage: bool) -> AsyncIterator
     try:
         async for index, kind, value in flight.events():
             if kind == "canvas":
-                yield _event(shape.part(index, canvas=canvas(value)))
+                yield _event(shape.part(index, canvas=canvas(*value)))
             elif kind == "text":
-                text = flight.tickets[index].row.layout.template.parts[0] + value if shape.echo else value
+                text = _before(flight.tickets[index]) + value if shape.echo else value
                 if text.startswith(told[index]) and len(text) > len(told[index]):
                     yield _event(shape.part(index, text[len(told[index]) :]))
                     told[index] = text
@@ -257,6 +258,12 @@ def _tickets(engine: Engine, body: Completion | Chat | Fill, seed: int) -> list[
     return tickets
 
 
+def _before(ticket: Ticket) -> str:
+    """Return the prompt of a row."""
+    first = ticket.row.layout.template.pieces[0]
+    return first if isinstance(first, str) else ""
+
+
 def _show(body: Common) -> Literal["nothing", "text", "canvas"]:
     """Return what a stream tells between: what may still change or be cut is told at the end."""
     if not body.stream:
@@ -274,7 +281,8 @@ def _refused(request: Request, keys: Sequence[bytes], hosts: frozenset[str] | No
         return _error(403, "addressed to a host that this server does not answer for")
     if keys and request.url.path.startswith("/v1/"):
         shown = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-        if not any([hmac.compare_digest(shown, key) for key in keys]):  # a list: every key is compared
+        matches = [hmac.compare_digest(shown, key) for key in keys]  # a list: every key is compared
+        if not any(matches):
             return _error(401, "no valid API key; send the header Authorization: Bearer KEY")
     length = request.headers.get("content-length", "0" if request.method == "GET" else "")
     if request.method == "POST" and not length.isdigit():

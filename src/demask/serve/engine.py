@@ -19,7 +19,7 @@ from torch import Tensor
 
 from demask.canvas import ABSENT, Canvas, Marginals
 from demask.contracts import Denoiser, Later
-from demask.errors import DemaskError
+from demask.errors import DemaskError, SpecError
 from demask.generate import Model
 from demask.generate.job import UNSEEN, Job, Row
 from demask.generate.template import Template
@@ -31,15 +31,15 @@ Event = tuple[Literal["canvas", "text", "done", "failed"], Any]
 LOG: Final = logging.getLogger("demask.serve")
 
 
-class Busy(RuntimeError):
+class Busy(RuntimeError):  # noqa: N818
     """As many rows wait as may."""
 
 
-class Closed(RuntimeError):
+class Closed(RuntimeError):  # noqa: N818
     """The engine finishes what it has and takes nothing more."""
 
 
-class Expired(RuntimeError):
+class Expired(RuntimeError):  # noqa: N818
     """The deadline of a request has passed."""
 
 
@@ -63,6 +63,11 @@ class Deferred:
         self._next = 0
 
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
+        """Answer again what was answered within the step.
+
+        Raises:
+            Later: this is asked for the first time.
+        """
         if self._next < len(self._answers):
             self._next += 1
             return self._answers[self._next - 1]
@@ -73,6 +78,14 @@ class Deferred:
         """Give the answer to what was asked."""
         self._answers.append(marginals)
         self.asked, self._next = None, 0
+
+    def entropies(self, places: Sequence[int]) -> list[float | None]:
+        """Return the entropy of the model's law at places of the only row, in nats; None where it was not asked."""
+        last = self._answers[-1] if self._answers else None
+        if last is None or len(last.where) != 1:
+            return [None] * len(places)
+        entropies, asked = last.spread(last.entropy)[0].tolist(), last.where[0].tolist()
+        return [round(entropies[place], 4) if asked[place] else None for place in places]
 
     def forget(self) -> None:
         """Begin a new step."""
@@ -122,15 +135,16 @@ class Ticket:
         for run in self._runs:
             if run.status is Status.WAITING:
                 return True
-            self.deferred.forget()
             self._run = run
             self._passes.append(run.nfe)
             if self.show == "canvas":
-                self.tell(("canvas", self.job.show(self.row, run, len(self._passes) - 2)))
+                frame = self.job.show(self.row, run, len(self._passes) - 2)
+                self.tell(("canvas", (frame, self.deferred.entropies(frame.fresh))))
             elif self.show == "text":
                 tokens, when = self.job.shown(self.row, run)
                 known = [turn != UNSEEN for turn in when]
                 self.tell(("text", self.row.layout.texts(tokens, known)[0]))
+            self.deferred.forget()
         assert self._run is not None
         (result,) = self.job.tell([self.row], self._run, torch.stack(self._passes))
         self.tell(("done", result))
@@ -294,7 +308,13 @@ class Engine:
             return False
 
     def _ask(self, tickets: list[Ticket]) -> list[Ticket]:
-        """Give every row its answer; where the pass fails, ask for each alone. Return the rows that have one."""
+        """Give every row its answer; where the pass fails, ask for each alone. Return the rows that have one.
+
+        A row of many particles asks for as many canvases: what does not fit into one pass goes into several.
+        """
+        sizes = [_asked(ticket)[1].numel() for ticket in tickets]
+        if sum(sizes) > self.limits.positions:
+            return self._apart(tickets, sizes)
         try:
             answers = together(self.model.denoiser, [_asked(ticket) for ticket in tickets])
         except Exception as error:
@@ -306,6 +326,23 @@ class Engine:
         for ticket, answer in zip(tickets, answers, strict=True):
             ticket.deferred.answer(answer)
         return tickets
+
+    def _apart(self, tickets: list[Ticket], sizes: Sequence[int]) -> list[Ticket]:
+        """Ask in as few passes as there is room for, in the order of the rows."""
+        passes: list[list[Ticket]] = []
+        room = 0
+        for ticket, size in zip(tickets, sizes, strict=True):
+            if size > self.limits.positions:
+                ticket.tell(
+                    ("failed", SpecError(f"a step that asks of {size} positions; at most {self.limits.positions}"))
+                )
+                continue
+            if size > room:
+                passes.append([])
+                room = self.limits.positions
+            passes[-1].append(ticket)
+            room -= size
+        return [ticket for some in passes for ticket in self._ask(some)]
 
 
 def together(denoiser: Denoiser, asks: Sequence[tuple[Canvas, Tensor]]) -> list[Marginals]:

@@ -9,10 +9,11 @@ from demask.errors import GenerateError, SpecError
 from demask.generate.template import Template
 from demask.registry import KINDS, plain
 
-_KINDS: Final = ("schedule", "order", "verifier", "sampler", "strategy")
+_KINDS: Final = ("schedule", "order", "verifier", "sampler", "strategy", "potential")
 _LOCAL: Final = {"learned"}  # reads a folder: not for those who are elsewhere
 _NAMES: Final = frozenset(plain(name) for kind in _KINDS for name in KINDS[kind]) - _LOCAL
-_MOST: Final = 1 << 20  # the largest number in a specification
+_MOST: Final = 1 << 20  # tokens, steps, samples
+_LARGEST: Final = 4096  # number in a specification: of particles, say, which all take memory
 
 Text = Annotated[str, Field(max_length=1 << 20)]
 Spec = Annotated[str, Field(max_length=200)]
@@ -152,7 +153,7 @@ def check(text: str | None) -> None:
     """Refuse a specification that names more than schedules, orders, verifiers and samplers.
 
     Raises:
-        SpecError: a name that is not allowed, a number above 2**20, a word that is no option.
+        SpecError: a name that is not allowed, a number above 4096, a word that is no option.
 
     Example:
         >>> check("Threshold(Blockwise(Confidence(), 32), 0.9)")
@@ -173,8 +174,8 @@ def check(text: str | None) -> None:
             continue
         if isinstance(node.value, bool | None):
             continue
-        if isinstance(node.value, int | float) and not abs(node.value) <= _MOST:
-            raise SpecError(f"a number above {_MOST} in a specification")
+        if isinstance(node.value, int | float) and not abs(node.value) <= _LARGEST:
+            raise SpecError(f"a number above {_LARGEST} in a specification")
         if isinstance(node.value, str) and not (node.value.isidentifier() and len(node.value) < 33):
             raise SpecError("a text in a specification that is no option")
         if not isinstance(node.value, int | float | str):

@@ -16,8 +16,11 @@ function request(side) {
   return ["/v1/completions", { ...body, prompt, max_tokens: number("tokens") }];
 }
 
+const headers = () => (value("key") ? { Authorization: "Bearer " + value("key") } : {});
+
 async function* events(path, body) {
-  const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json", ...headers() }, body: JSON.stringify(body) });
+  if (answer.status === 401) at("locked").hidden = false;
   if (!answer.ok) throw new Error((await answer.json()).error.message);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let left = "";
@@ -50,21 +53,35 @@ async function play(run, path, body) {
   }
 }
 
-// When each token was written, as far as frames up to `time` tell: the colour of a token is its step.
-function ages(run, time) {
-  const when = new Map();
-  run.frames.slice(0, time + 1).forEach((frame) => frame.fresh.forEach((place) => when.set(place, frame.step)));
-  return when;
+// What is known of each token up to a time: the step that wrote it, and the entropy of the law it was drawn from.
+function written(run, time) {
+  const known = new Map();
+  run.frames.slice(0, time + 1).forEach((frame) => frame.fresh.forEach((place, index) =>
+    known.set(place, { step: frame.step, entropy: frame.entropies ? frame.entropies[index] : null })));
+  return known;
+}
+
+const last = (run) => Math.max(1, run.frames.length - 2);
+const most = () => Math.max(0.1, ...runs.flatMap((run) => run.frames.flatMap((frame) => frame.entropies || [])));
+
+// Where on the scale of colours a token stands, from 0 to 1.
+function shade(run, token, top) {
+  if (at("colour").value === "step") return token.step / last(run);
+  return token.entropy === null ? 0 : token.entropy / top;
 }
 
 function draw() {
   const time = Number(at("time").value);
   at("player").hidden = at("legend").hidden = !runs.length;
   at("step").textContent = `step ${time} of ${at("time").max}`;
-  at("canvases").replaceChildren(...runs.map((run) => panel(run, Math.min(time, run.frames.length - 1))));
+  const top = most();
+  const byStep = at("colour").value === "step";
+  at("low").textContent = byStep ? "first" : "0 nats";
+  at("high").textContent = byStep ? "last step" : `${top.toFixed(1)} nats`;
+  at("canvases").replaceChildren(...runs.map((run) => panel(run, Math.min(time, run.frames.length - 1), top)));
 }
 
-function panel(run, time) {
+function panel(run, time, top) {
   const box = document.createElement("article");
   box.className = "canvas";
   const head = document.createElement("h2");
@@ -72,17 +89,18 @@ function panel(run, time) {
   const text = document.createElement("p");
   text.className = "text";
   const frame = run.frames[time];
+  const known = written(run, time);
   if (frame) {
-    const when = ages(run, time);
-    const last = Math.max(1, run.frames.length - 2);
+    const fresh = new Set(frame.fresh);
     frame.cells.forEach((cell, place) => {
       const token = document.createElement("span");
       token.textContent = frame.masked[place] ? cell + " " : cell;
       if (frame.masked[place]) token.className = "masked";
-      else if (when.has(place)) {
-        token.className = frame.fresh.includes(place) ? "unmasked fresh" : "unmasked";
-        token.style.setProperty("--age", when.get(place) / last);
-        token.title = `written at step ${when.get(place)}`;
+      else if (known.has(place)) {
+        const { step, entropy } = known.get(place);
+        token.className = fresh.has(place) ? "unmasked fresh" : "unmasked";
+        token.style.setProperty("--age", shade(run, known.get(place), top));
+        token.title = `written at step ${step + 1}` + (entropy === null ? "" : `, ${entropy} nats`);
       }
       text.append(token);
     });
@@ -90,17 +108,47 @@ function panel(run, time) {
   const facts = document.createElement("p");
   facts.className = "facts";
   facts.textContent = told(run, frame);
-  box.append(head, text, facts);
+  box.append(head, text);
+  if (frame) box.append(order(run, time, known, top));
+  box.append(facts);
   return box;
+}
+
+// Position against step: which tokens were written when.
+function order(run, time, known, top) {
+  const map = document.createElement("canvas");
+  const ratio = window.devicePixelRatio || 1;
+  const [wide, high] = [600, 90];
+  map.width = wide * ratio;
+  map.height = high * ratio;
+  map.className = "order";
+  map.setAttribute("role", "img");
+  map.setAttribute("aria-label", `order of unmasking: ${known.size} tokens written by step ${time}, position to the right, step downwards`);
+  const paint = map.getContext("2d");
+  const cells = run.frames[0].cells.length;
+  const [x, y] = [map.width / cells, map.height / last(run)];
+  paint.fillStyle = getComputedStyle(document.body).color;
+  paint.globalAlpha = 0.12;
+  if (time > 0) paint.fillRect(0, (time - 1) * y, map.width, Math.max(y, 1));
+  paint.globalAlpha = 1;
+  known.forEach((token, place) => {
+    paint.fillStyle = `hsl(${260 - 220 * shade(run, token, top)} 70% 55%)`;
+    paint.fillRect(place * x, token.step * y, Math.max(x - 1, 1), Math.max(y - 0.5, 2 * ratio));
+  });
+  return map;
 }
 
 function told(run, frame) {
   if (!frame) return "waiting for the first canvas";
-  const parts = [`${frame.nfe} forward passes`];
-  if (run.told) parts.push(`${run.told.tokens_per_forward} tokens per forward`, `law ${run.told.law}`);
-  if (run.told && run.told.certificate) parts.push(`certified: ${JSON.stringify(run.told.certificate).slice(0, 160)}`);
+  const parts = [frame.nfe === 1 ? "1 forward pass" : `${frame.nfe} forward passes`];
+  if (run.told) parts.push(`tokens per forward ${run.told.tokens_per_forward}`, `law ${run.told.law}`);
+  if (run.told) parts.push(run.told.certificate ? `certified: ${certified(run.told.certificate)}` : "no certificate: the law makes no claim, or no curve is known");
   return parts.join(" · ");
 }
+
+const certified = (certificate) => Object.entries(certificate)
+  .filter(([, part]) => ["number", "string"].includes(typeof part))
+  .map(([name, part]) => `${name} ${typeof part === "number" ? Number(part.toPrecision(4)) : part}`).join(", ");
 
 function fail(error) {
   at("error").textContent = error.message;
@@ -133,6 +181,7 @@ at("form").addEventListener("submit", async (event) => {
 
 at("compare").addEventListener("change", () => { at("other").hidden = !at("compare").checked; });
 at("time").addEventListener("input", () => { stop(); draw(); });
+at("colour").addEventListener("change", draw);
 at("play").addEventListener("click", () => {
   if (timer) return stop();
   const time = at("time");
@@ -149,7 +198,7 @@ at("file").addEventListener("change", async () => {
   at("error").hidden = true;
   try {
     const saved = JSON.parse(await at("file").files[0].text());
-    if (!saved.schema || !Array.isArray(saved.when)) throw new Error("this file is no run; expected what --save wrote");
+    if (!saved.schema || !Array.isArray(saved.passes) || !Array.isArray(saved.when)) throw new Error("this file is no run; expected what --save wrote");
     const frames = [];
     for (let step = -1; step < saved.passes.length; step++) {
       const masked = saved.when.map((when) => when > step);
@@ -162,6 +211,9 @@ at("file").addEventListener("change", async () => {
     draw();
   } catch (error) { fail(error); }
 });
-fetch("/v1/models").then((answer) => answer.json()).then((body) => {
+fetch("/v1/models").then((answer) => {
+  at("locked").hidden = answer.status !== 401;
+  return answer.json();
+}).then((body) => {
   if (body.data) at("model").textContent = body.data[0].id;
 }).catch(() => {});
