@@ -27,7 +27,7 @@ def browser(tmp_path_factory):
     options.add_argument(f"--user-data-dir={profile}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.set_window_size(1100, 900)
+    driver.set_window_size(1100, 1130)
     yield driver
     driver.quit()
 
@@ -118,11 +118,11 @@ def test_two_samplers_are_compared_and_coloured_by_entropy(page):
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     )
     page.keep("dark")
-    page.browser.set_window_size(1100, 900)
+    page.browser.set_window_size(1100, 1130)
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": dark})
     page.keep("dark")
-    page.browser.set_window_size(1100, 900)
+    page.browser.set_window_size(1100, 1130)
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 

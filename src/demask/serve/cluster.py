@@ -98,8 +98,9 @@ def serve_replicas(
         GenerateError: no ray, or no cluster at the address.
     """
     ended = threading.Event()
-    before = {name: signal.signal(name, lambda *_: ended.set()) for name in (signal.SIGTERM, signal.SIGINT)}
     ray = join(address, "ray.serve")
+    # Ray has a handler of its own for SIGTERM by now, which would end the process in the middle.
+    before = {name: signal.signal(name, lambda *_: ended.set()) for name in (signal.SIGTERM, signal.SIGINT)}
     serve = import_module("ray.serve")
     try:
         serve.start(http_options={"host": host, "port": port})
