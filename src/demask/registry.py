@@ -51,14 +51,22 @@ KINDS: dict[str, dict[str, Entry]] = {
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
     "sampler": {
+        "Absorbing": samplers.Absorbing,
         "Adaptive": samplers.Adaptive,
         "Editing": samplers.Editing,
         "Ended": samplers.Ended,
         "Learned": policies.Learned,
         "Parallel": samplers.Parallel,
         "Remasking": samplers.Remasking,
+        "Renoising": samplers.Renoising,
         "Speculative": samplers.Speculative,
         "Stable": samplers.Stable,
+        "UniformState": samplers.UniformState,
+    },
+    "grid": {
+        "Constant": samplers.Constant,
+        "ExponentialThenConstant": samplers.ExponentialThenConstant,
+        "Linear": samplers.Linear,
     },
     "strategy": {
         "Cap": samplers.Cap,
@@ -99,7 +107,7 @@ def build(text: str, kind: str, **context: Any) -> Any:
 
     Parameters:
         text: such as `minimax(target="both")`.
-        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "oracle" or "denoiser".
+        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "grid", "oracle" or "denoiser".
         context: values for parameters that the specification leaves out, by name (steps=16, length=256, curve=..).
 
     Returns:
