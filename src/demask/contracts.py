@@ -87,6 +87,65 @@ def ranked(denoiser: object) -> Ranked:
     return cast(Ranked, denoiser)
 
 
+class Noised(Protocol):
+    """A denoiser that also answers where no token is masked, but each may be noise (uniform-state diffusion).
+
+    Noise of level l leaves a token as it is with probability exp(-l), and otherwise puts one of all V in its place, each
+    with the same probability, the right one included.
+    """
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens can be written, V."""
+        ...
+
+    def noised(self, canvas: Canvas, where: Tensor, level: Tensor) -> Marginals:
+        """Answer for the visible positions `where` (B, N): what stood there before noise of `level` (B,), infinite or not.
+
+        The asked tokens are the noisy ones, and what stands there is evidence too; all other visible tokens are right. A
+        network may guess the level from the canvas, and need not read it.
+        """
+        ...
+
+
+def noised(denoiser: object) -> Noised:
+    """Return the denoiser, if it can answer about noisy tokens.
+
+    Raises:
+        DenoiserError: it cannot.
+
+    Example:
+        >>> from demask.oracles import parity
+        >>> noised(parity(3)).vocabulary
+        2
+    """
+    if not callable(getattr(denoiser, "noised", None)):
+        raise DenoiserError(
+            f"{type(denoiser).__name__} was made for masks and says nothing about tokens that may be noise; expected a "
+            "method noised(canvas, where, level), which the oracles have; or sample by masks: Absorbing(..), Parallel(..)"
+        )
+    return cast(Noised, denoiser)
+
+
+def vocabulary(denoiser: object) -> int:
+    """Return how many tokens a denoiser can write, if it answers along an order or about noisy tokens.
+
+    Raises:
+        DenoiserError: it does neither.
+
+    Example:
+        >>> from demask.oracles import parity
+        >>> vocabulary(parity(3))
+        2
+    """
+    if not (hasattr(denoiser, "noised") or hasattr(denoiser, "along")):
+        raise DenoiserError(
+            f"{type(denoiser).__name__} was made for masks: it answers neither along an order nor about tokens that may be "
+            "noise, as the oracles do; sample by Parallel(..) or Absorbing(..)"
+        )
+    return cast(Noised, denoiser).vocabulary
+
+
 class Chance(Protocol):
     """All randomness: finite draws, so that a small problem can be enumerated.
 

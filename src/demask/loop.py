@@ -10,7 +10,7 @@ from torch import Tensor
 
 from demask.canvas import Canvas, Marginals, without
 from demask.chance import Keyed
-from demask.contracts import Chance, Collector, Denoiser, Later, Law, Sampler, ranked
+from demask.contracts import Chance, Collector, Denoiser, Later, Law, Sampler, noised, ranked, vocabulary
 from demask.errors import CanvasError
 
 S = TypeVar("S")
@@ -190,9 +190,15 @@ class _Metered:
         answer = inner.along(canvas.rows(asked), where[asked], ranks[asked])
         return Marginals(where, answer.logits, answer.temperature)
 
+    def noised(self, canvas: Canvas, where: Tensor, level: Tensor) -> Marginals:
+        asked = where.any(1)
+        answer = noised(self.inner).noised(canvas.rows(asked), where[asked], level[asked])
+        self._count(asked, answer.passes)
+        return replace(answer, where=where)
+
     @property
     def vocabulary(self) -> int:
-        return ranked(self.inner).vocabulary
+        return vocabulary(self.inner)
 
     def _count(self, asked: Tensor, passes: int) -> None:
         self.nfe.add_(asked.view(len(self.nfe), -1).sum(1) if len(asked) > len(self.nfe) else asked, alpha=passes)

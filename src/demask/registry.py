@@ -52,6 +52,7 @@ KINDS: dict[str, dict[str, Entry]] = {
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
     "sampler": {
+        "Absorbing": samplers.Absorbing,
         "Adaptive": samplers.Adaptive,
         "Credited": samplers.Credited,
         "Editing": samplers.Editing,
@@ -61,8 +62,15 @@ KINDS: dict[str, dict[str, Entry]] = {
         "Parallel": samplers.Parallel,
         "Remasking": samplers.Remasking,
         "SMC": samplers.SMC,
+        "Renoising": samplers.Renoising,
         "Speculative": samplers.Speculative,
         "Stable": samplers.Stable,
+        "UniformState": samplers.UniformState,
+    },
+    "grid": {
+        "Constant": samplers.Constant,
+        "ExponentialThenConstant": samplers.ExponentialThenConstant,
+        "Linear": samplers.Linear,
     },
     "strategy": {
         "Cap": samplers.Cap,
@@ -104,8 +112,8 @@ def build(text: str, kind: str, **context: Any) -> Any:
 
     Parameters:
         text: such as `minimax(target="both")`.
-        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "potential" (of particles), "oracle" or
-            "denoiser".
+        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "grid" (of levels of noise), "potential"
+            (of particles), "oracle" or "denoiser".
         context: values for parameters that the specification leaves out, by name (steps=16, length=256, curve=..).
 
     Returns:

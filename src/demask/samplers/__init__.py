@@ -2,13 +2,16 @@
 
 from demask.samplers.adaptive import Adaptive
 from demask.samplers.credited import Credited
+from demask.samplers.ctmc import Absorbing, UniformState
 from demask.samplers.editing import Editing
 from demask.samplers.ended import Ended
+from demask.samplers.grids import Constant, ExponentialThenConstant, Grid, Linear
 from demask.samplers.lookahead import Lookahead
 from demask.samplers.parallel import Asked, Parallel, State, largest
 from demask.samplers.particles import inside
 from demask.samplers.potentials import Foresight, Potential, Reward, SelfReward
 from demask.samplers.remasking import Cap, Confident, Loop, Remasking, Rescale
+from demask.samplers.renoising import Renoising
 from demask.samplers.smc import SMC, Normaliser
 from demask.samplers.speculative import Speculative
 from demask.samplers.stable import Stable
@@ -16,20 +19,26 @@ from demask.samplers.stopped import Stopped
 
 __all__ = [
     "SMC",
+    "Absorbing",
     "Adaptive",
     "Asked",
     "Cap",
     "Confident",
+    "Constant",
     "Credited",
     "Editing",
     "Ended",
+    "ExponentialThenConstant",
     "Foresight",
+    "Grid",
+    "Linear",
     "Lookahead",
     "Loop",
     "Normaliser",
     "Parallel",
     "Potential",
     "Remasking",
+    "Renoising",
     "Rescale",
     "Reward",
     "SelfReward",
@@ -37,6 +46,7 @@ __all__ = [
     "Stable",
     "State",
     "Stopped",
+    "UniformState",
     "inside",
     "largest",
 ]
