@@ -145,6 +145,8 @@ def generate(
     order: o.Ranking = None,
     steps: o.StepsAsked = None,
     excess: o.Excess = None,
+    block: o.Block = None,
+    over: o.Counted = None,
     sampler: o.SamplerOption = None,
     temperature: o.Temperature = None,
     top_k: o.TopK = None,
@@ -171,8 +173,9 @@ def generate(
     with working("loading"):
         from demask.cli.generate import run
     settings = o.settings(
-        schedule=schedule, order=order, steps=steps, excess=excess, sampler=sampler, temperature=temperature, top_k=top_k,
-        top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, forbid=forbid, guidance=guidance,
+        schedule=schedule, order=order, steps=steps, excess=excess, block=block, over=over, sampler=sampler,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        forbid=forbid, guidance=guidance,
         end=end, stop=stop,
     )  # fmt: skip
     run(
@@ -191,6 +194,8 @@ def fill(
     order: o.Ranking = None,
     steps: o.StepsAsked = None,
     excess: o.Excess = None,
+    block: o.Block = None,
+    over: o.Counted = None,
     sampler: o.SamplerOption = None,
     temperature: o.Temperature = None,
     top_k: o.TopK = None,
@@ -206,8 +211,9 @@ def fill(
     with working("loading"):
         from demask.cli.fill import run
     settings = o.settings(
-        schedule=schedule, order=order, steps=steps, excess=excess, sampler=sampler, temperature=temperature, top_k=top_k,
-        top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, forbid=forbid, guidance=guidance,
+        schedule=schedule, order=order, steps=steps, excess=excess, block=block, over=over, sampler=sampler,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        forbid=forbid, guidance=guidance,
     )  # fmt: skip
     run(template, model, settings, n=n, key=key, save=save, as_json=json)
 

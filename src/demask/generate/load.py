@@ -46,6 +46,7 @@ def load(
             context=opened.denoiser.context,
             name=str(name_or_folder),
             about={"family": opened.facts.family},
+            recipe=Recipe(block=opened.facts.block, over="row" if opened.facts.causal else "masked"),
             curve=measured,
         )
     from demask.denoisers.folder import read

@@ -142,8 +142,8 @@ class Model:
             key: any integer.
             row: name of the first row, to make one row of a batch again.
             batch: rows at a time.
-            settings: of the recipe: schedule, order, steps, excess, pace, sampler, temperature, top_k, top_p, min_p,
-                repetition_penalty, forbid, end, guidance, stop; see `Recipe`.
+            settings: of the recipe: schedule, order, steps, excess, pace, block, over, sampler, temperature, top_k, top_p,
+                min_p, repetition_penalty, forbid, end, guidance, stop; see `Recipe`.
 
         Returns:
             A result for one prompt without `n`; otherwise a list, the samples of a prompt side by side.
@@ -272,7 +272,7 @@ class Model:
             batch: rows at a time.
 
         Raises:
-            GenerateError: an empty text, or one longer than the context.
+            GenerateError: an empty text, one longer than the context, or a model whose blocks do not see later ones.
             CurveError: too few passes for an interval.
 
         Example:
@@ -284,6 +284,11 @@ class Model:
             >>> low <= 3 * log(2) <= high  # 1/2 to begin, 1/2 to go on, 1/2 to end
             True
         """
+        if self.recipe.over == "row":
+            raise GenerateError(
+                "this model generates block after block, and random orders over the whole text are not its law; "
+                "score it by a denoiser of your own"
+            )
         tokens = self.tokenizer.encode(text)
         if not tokens:
             raise GenerateError("an empty text; expected one or more tokens to score")

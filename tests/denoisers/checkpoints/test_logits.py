@@ -6,9 +6,9 @@ from demask.denoisers import Tempered
 from demask.denoisers.checkpoints import read
 from demask.errors import DenoiserError
 from demask.loop import sample
-from demask.orders import Blockwise, Confidence, Entropy, Margin
+from demask.orders import Blockwise, Confidence, Entropy, Margin, Threshold
 from demask.samplers import Parallel
-from demask.schedules import PerBlock, PerRow, Plan, uniform
+from demask.schedules import PerBlock, PerRow, Plan, Unlimited, uniform
 from demask.testing import check_denoiser
 
 from .published import BERT, DREAM, FAMILIES, LLADA, drawn, write
@@ -186,6 +186,68 @@ def test_greedy_decoding_is_dreams(family, rule, order, steps):
             Tempered(opened.denoiser, 0), Parallel(plan, order), Canvas(tokens, torch.arange(20)[None] >= 4), key=0
         )
         assert torch.equal(run.tokens[0], dream_generate(plain, prompt, 16, steps, rule))
+
+
+def block_generate(law, prompt, length, block, threshold, steps):
+    """Transcribe the published loop of block-diffusion families: blocks counted from the start of the row.
+
+    What is surer than the threshold goes, or where that is less than the step's share of the block, its share.
+    """
+    total = -(-(len(prompt) + length) // block) * block
+    x = torch.cat((prompt, torch.full((total - len(prompt),), MASK)))
+    base, more = divmod(block, steps)
+    for number in range(len(prompt) // block, total // block):
+        window = x[: (number + 1) * block]
+        for step in range(steps):
+            masks = window[-block:] == MASK
+            if not masks.any():
+                break
+            probabilities, guess = law(window)[-block:].softmax(-1).max(-1)
+            confidence = probabilities.masked_fill(~masks, -torch.inf)
+            sure, share = confidence > threshold, base + (step < more)
+            if sure.sum() < share:
+                sure = torch.zeros_like(masks).index_fill(
+                    0, confidence.topk(min(share, int(masks.sum()))).indices, True
+                )
+            window[-block:][sure] = guess[sure]
+    return x
+
+
+@pytest.mark.parametrize("prompt", [1, 3, 4, 9])
+@pytest.mark.parametrize(("threshold", "steps"), [(0.35, 4), (1.0, 4), (1.0, 2)])
+def test_greedy_decoding_is_that_of_block_diffusion(family, prompt, threshold, steps):
+    opened, plain = family
+    if not opened.facts.causal:
+        pytest.skip("sees all blocks")
+    block = opened.facts.block
+    for key in range(3):
+        given = torch.randint(20, (prompt,), generator=torch.Generator().manual_seed(key))
+        tokens = torch.cat((given, torch.zeros(20 - prompt).long()))[None]
+        order = Blockwise(Confidence("draft"), block, over="row")
+        one = Parallel(Unlimited(), Threshold(order, threshold))  # at least one, as `steps` of a block of so many say
+        several = Parallel(PerBlock(PerRow(uniform, steps), block, over="row"), order)
+        sampler = one if steps == block else several
+        canvas = Canvas(tokens, torch.arange(20)[None] >= prompt)
+        if steps < block and prompt % block:
+            continue  # the release counts the prompt's share of the first block too
+        run = sample(Tempered(opened.denoiser, 0), sampler, canvas, key=0)
+        assert torch.equal(run.tokens[0], block_generate(plain, given, 20 - prompt, block, threshold, steps))
+
+
+def test_later_blocks_are_not_computed(family, monkeypatch):
+    opened, _ = family
+    if not opened.facts.causal:
+        pytest.skip("sees all blocks")
+    denoiser, given = opened.denoiser, canvas(2, 16)
+    where = given.masked & (torch.arange(16) < 6)
+    whole = denoiser(given, given.masked).only(where).logits
+    widths = []
+    inner = type(denoiser.backbone).features
+    monkeypatch.setattr(
+        type(denoiser.backbone), "features", lambda s, ids, p: widths.append(ids.shape[1]) or inner(s, ids, p)
+    )
+    assert gap(denoiser(given, where).logits, whole) < 1e-5
+    assert widths == [8]
 
 
 def test_tied_embeddings(tmp_path):

@@ -135,7 +135,8 @@ class Checkpoint:
     Raises:
         DenoiserError: a canvas longer than the context, visible tokens outside 0 .. V - 1, or a visible mask.
 
-    Cost: one pass of the network; M V D more for the logits of M asked positions.
+    Cost: one pass of the network; M V D more for the logits of M asked positions. Of a network that sees its own block and
+    those before it alone, the blocks behind the last asked position are left out.
 
     Example:
         >>> from demask.denoisers.checkpoints import read
@@ -186,6 +187,9 @@ class Checkpoint:
         if facts.before or facts.after:
             ids, present = self._framed(ids, present)
             places = places + len(facts.before)
+        if facts.causal and facts.block is not None and len(places):  # later blocks are not seen by those asked
+            seen = (int(places.amax()) // facts.block + 1) * facts.block
+            ids, present = ids[:, :seen], None if present is None else present[:, :seen]
         features = self.backbone.features(ids, present)  # (B, N, D)
         if facts.shift:
             places = (places - 1).clamp_min(0)  # the first position has none before it, and reads its own

@@ -25,6 +25,7 @@ class Facts:
         ends: ids that end a text, the one of config.json first.
         shift: whether the logits at position i predict the token at i + 1.
         block: positions that are generated together, or None where the model knows no blocks.
+        causal: whether a position sees its own block and those before it alone; blocks are then counted over the row.
         before: ids that stand before every text.
         after: ids that stand after every text.
         unused: ids that stand for no token and are never written.
@@ -41,6 +42,7 @@ class Facts:
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
     unused: tuple[int, ...] = ()
+    causal: bool = False
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:

@@ -133,6 +133,7 @@ def learn(
     settle("shift", family.shift, f"the {family.name} family")
     block = configs.main.get("block_size")
     settle("block", block, f"{CONFIG}: block_size" if block is not None else "nowhere: any block will do")
+    values["causal"], sources["causal"] = family.blocks, f"the {family.name} family"
     if family.blocks and values["block"] is None:
         raise CheckpointError(
             f"{configs.folder / CONFIG}: no block_size, which {family.name} needs; give it as block=.."
@@ -141,6 +142,11 @@ def learn(
     frame = configs.frame(ids) if family.framed else ((), (), f"the {family.name} family")
     settle("before", frame[0], frame[2])
     settle("after", frame[1], frame[2])
+    if family.blocks and (values["before"] or values["after"]):
+        raise CheckpointError(
+            f"before = {values['before']}, after = {values['after']}, but the blocks of {family.name} are counted over the "
+            "text alone; write these tokens into the prompt"
+        )
     if not 0 <= values["mask"] < rows:
         raise CheckpointError(
             f"{configs.folder}: the mask {values['mask']} ({sources['mask']}) is outside the {rows} rows of the embedding; "

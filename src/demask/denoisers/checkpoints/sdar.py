@@ -1,8 +1,8 @@
 """SDAR: a Qwen3 that sees its own block and those before it.
 
 Its names and keys are those of Qwen3: no biases, and norms on each head's queries and keys. Blocks of `block_size`
-positions are counted from the start of the row, the prompt included; what stands in a later block is not seen, so gaps
-are to be filled from the left: Blockwise(order, block).
+positions are counted from the start of the row, the prompt included; what stands in a later block is not seen, so blocks
+are finished from the left: Blockwise(order, block, over="row"), which is the default of a loaded model.
 
 Reference: Cheng et al., SDAR, 2025, arXiv 2510.06303.
 """
