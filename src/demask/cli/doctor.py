@@ -107,7 +107,7 @@ def _published(path: Path, found: Findings) -> None:
         found.facts = {name: {"value": value, "source": sources[name]} for name, value in facts.items()}
     if weights is not None:
         names = found.tried(lambda: family.plan(config, weights))
-        if names is not None and (left := sorted(weights.shapes.keys() - names.keys())):
+        if names is not None and (left := sorted(weights.shapes.keys() - names)):
             found.weights["left_out"] = left
 
 

@@ -24,8 +24,9 @@ def load(
     """Load a model that comes with the package, by name, or one from a folder.
 
     Parameters:
-        name_or_folder: such as "demask/notes", what `demask train` wrote, or a published checkpoint (LLaDA, Dream, BERT and
-            its kin; see demask.denoisers.checkpoints.read, which takes the place of facts that its files have wrong).
+        name_or_folder: such as "demask/notes", what `demask train` wrote, or a published checkpoint (LLaDA, Dream, SDAR,
+            MDLM, BERT and their kin; see demask.denoisers.checkpoints.read, which takes the place of facts that its files
+            have wrong).
         device: where it shall compute; the CPU by default.
         dtype: in what precision; by default that of the file.
 
@@ -39,7 +40,7 @@ def load(
     if published(path):
         from demask.denoisers import checkpoints
 
-        opened = checkpoints.read(path, device=device or "cpu", dtype=dtype)
+        opened = checkpoints.read(path, device=device, dtype=dtype)
         return Model(
             denoiser=opened.denoiser,
             tokenizer=opened.tokenizer,

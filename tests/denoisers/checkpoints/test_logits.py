@@ -12,14 +12,15 @@ from demask.schedules import PerBlock, PerRow, Plan, Unlimited, uniform
 from demask.testing import check_denoiser
 
 from .published import BERT, DREAM, FAMILIES, LLADA, drawn, write
+from .published_more import FAMILIES as MORE
 
 MASK, END, CLS, V = 21, 20, 22, 23
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=FAMILIES | MORE)
 def family(request, tmp_path_factory):
     """A denoiser, and the law of one row (N,) of ids by plain tensors, the mask barred: (N, V)."""
-    config, shapes, forward = FAMILIES[request.param]
+    config, shapes, forward = (FAMILIES | MORE)[request.param]
     tensors = drawn(shapes(config), key=7)
     opened = read(write(tmp_path_factory.mktemp(request.param), config, tensors))
     framed = request.param in ("bert", "roberta")
@@ -69,6 +70,30 @@ def test_padded_rows_are_as_if_alone(family):
     for row, masked, gone in zip(ragged.tokens, ragged.masked, absent, strict=True):
         expected.append(plain(row.masked_fill(masked, MASK)[~gone])[masked[~gone]])
     assert gap(answer, torch.cat(expected)) < 1e-4
+
+
+@pytest.mark.parametrize("side", ["left", "right", "both"])
+def test_a_ragged_batch_is_decoded_as_its_rows(family, side):
+    """Token for token, whichever side is padded: draws are named by the place in the text, so the mode is taken."""
+    opened, _ = family
+    lengths, wide, prompts = (5, 9, 12), 15, (1, 2, 4)
+    chance = torch.Generator().manual_seed(3)
+    rows = [torch.randint(20, (length,), generator=chance) for length in lengths]
+    tokens, masked = torch.full((3, wide), ABSENT), torch.zeros(3, wide).bool()
+    alone = []
+    over = "row" if opened.facts.causal else "masked"
+    sampler = Parallel(PerBlock(PerRow(uniform, 3), 4, over), Blockwise(Confidence(), 4, over))
+    denoiser = Tempered(opened.denoiser, 0)
+    for index, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        start = {"left": wide - len(row), "right": 0, "both": (wide - len(row)) // 2}[side]
+        tokens[index, start : start + len(row)] = row
+        masked[index, start + prompt : start + len(row)] = True
+        alone.append(
+            sample(denoiser, sampler, Canvas(row[None], torch.arange(len(row))[None] >= prompt), key=0).tokens[0]
+        )
+    run = sample(denoiser, sampler, Canvas(tokens, masked), key=0)
+    for row, found in zip(alone, run.tokens, strict=True):
+        assert found[found != ABSENT].tolist() == row.tolist()
 
 
 def test_the_last_token_influences_the_first(family):

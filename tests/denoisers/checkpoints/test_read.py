@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 import demask
 from demask.canvas import ABSENT, Canvas
 from demask.denoisers.checkpoints import Facts, PublishedTokenizer, read
-from demask.denoisers.checkpoints.base import Checkpoint, configured
+from demask.denoisers.checkpoints.base import Checkpoint
+from demask.denoisers.checkpoints.family import configured
 from demask.denoisers.checkpoints.masked_lm import KINDS, MaskedLanguageModel, first, network
 from demask.errors import CheckpointError, GenerateError, TokenizerError
 
@@ -136,7 +137,7 @@ def test_silent_files_ask_for_the_fact(folder):
 
 def test_unknown_families_list_those_known(folder):
     change(folder, model_type="sedd")
-    with pytest.raises(CheckpointError, match=r"model_type 'sedd', .* LLaDA \(llada\); Dream \(Dream, dream\); SDAR"):
+    with pytest.raises(CheckpointError, match=r"model_type 'sedd', .* LLaDA \(llada\); Dream \(Dream, dream\); LLaDA2"):
         read(folder)
     assert read(folder, family="llada").facts.family == "LLaDA"
 

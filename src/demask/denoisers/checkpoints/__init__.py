@@ -1,4 +1,4 @@
-"""Published checkpoints as denoisers: LLaDA, Dream, SDAR and masked language models; safetensors only, no code of theirs."""
+"""Published checkpoints as denoisers: LLaDA, Dream, LLaDA2, SDAR, MDLM, BERT and its kin; safetensors, no code of theirs."""
 
 from demask.denoisers.checkpoints.base import Checkpoint
 from demask.denoisers.checkpoints.facts import Facts

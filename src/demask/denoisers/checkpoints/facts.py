@@ -109,13 +109,15 @@ class Configs:
             )
         return value
 
-    def mask(self, ids: Mapping[str, int]) -> tuple[int, str]:
-        """Return the mask id and where it stands.
+    def mask(self, ids: Mapping[str, int], usual: tuple[int, str] | None = None) -> tuple[int, str]:
+        """Return the mask id and where it stands; `usual` where the files are silent.
 
         Raises:
             CheckpointError: it stands nowhere, or the files contradict each other.
         """
         told = self._told("mask_token", ids)
+        if not told and usual is not None:
+            return usual
         if not told:
             raise CheckpointError(
                 f"{self.folder}: no mask_token_id in {CONFIG} and no mask_token of the tokenizer; give mask=.."
@@ -124,13 +126,17 @@ class Configs:
             raise CheckpointError(f"{self.folder}: {_contradiction('the mask', told)}; give the right one as mask=..")
         return told[0][0][0], _sources(told)
 
-    def ends(self, ids: Mapping[str, int]) -> tuple[tuple[int, ...], str]:
+    def ends(
+        self, ids: Mapping[str, int], usual: tuple[tuple[int, ...], str] | None = None
+    ) -> tuple[tuple[int, ...], str]:
         """Return the ids that end a text and where they stand: of sets that contain one another, the largest.
 
         Raises:
             CheckpointError: they stand nowhere, or the files contradict each other.
         """
         told = self._told("eos_token", ids) or self._told("sep_token", ids)
+        if not told and usual is not None:
+            return usual
         if not told:
             raise CheckpointError(f"{self.folder}: no eos_token_id, eos_token or sep_token anywhere; give ends=(..,)")
         largest = max((value for value, _ in told), key=len)

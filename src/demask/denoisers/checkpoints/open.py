@@ -7,14 +7,15 @@ from typing import Any, Final
 
 import torch
 
-from demask.denoisers.checkpoints import dream, llada, masked_lm, sdar
-from demask.denoisers.checkpoints.base import Checkpoint, Family
+from demask.denoisers.checkpoints import dream, llada, llada2, masked_lm, mdlm, sdar
+from demask.denoisers.checkpoints.base import Checkpoint
 from demask.denoisers.checkpoints.facts import CONFIG, Configs, Facts, chosen
+from demask.denoisers.checkpoints.family import Family, Placement
 from demask.denoisers.checkpoints.tokens import PublishedTokenizer, read_source, vocabulary
 from demask.denoisers.checkpoints.weights import Weights
 from demask.errors import CheckpointError
 
-FAMILIES: Final = (llada.FAMILY, dream.FAMILY, sdar.FAMILY, masked_lm.FAMILY)
+FAMILIES: Final = (llada.FAMILY, dream.FAMILY, llada2.FAMILY, sdar.FAMILY, mdlm.FAMILY, masked_lm.FAMILY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,10 @@ class Opened:
 def read(
     folder: str | Path,
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    device_map: Any = None,
+    quantization_config: Any = None,
     family: str | None = None,
     mask: int | None = None,
     ends: tuple[int, ...] | None = None,
@@ -52,26 +55,28 @@ def read(
     after: tuple[int, ...] | None = None,
     pickles: bool = False,
 ) -> Opened:
-    """Read a published checkpoint: LLaDA, Dream, SDAR, or a masked language model.
+    """Read a published checkpoint: LLaDA, Dream, LLaDA2, SDAR, MDLM, or a masked language model.
 
-    The network is the library's own; no code of the checkpoint ever runs. Every fact is read from the checkpoint's files,
-    and given here only where those are wrong or silent.
+    The network is the library's own, or ours; no code of the checkpoint ever runs. Every fact is read from the checkpoint's
+    files, and given here only where those are wrong or silent.
 
     Parameters:
         folder: with config.json, safetensors and a tokenizer.
-        device: where the network is to lie.
+        device: where the network is to lie; the CPU by default.
         dtype: its precision; None: float32 on a CPU, bfloat16 elsewhere.
+        device_map, quantization_config: passed on to transformers, where the network is one of its own.
         family: a model_type, in place of that in config.json.
         mask, ends, shift, block, context, before, after: in place of the facts of these names; see `Facts`.
         pickles: whether pytorch_model.bin is read, as plain tensors, where there are no safetensors.
 
     Raises:
         CheckpointError: an unknown family, files that are missing, damaged or contradict each other, tensors that are
-            missing, unknown or of another shape, or no transformers.
+            missing, unknown or of another shape, a device that is not there, or no transformers.
         TokenizerError: a tokenizer of another model.
 
     Cost: reading and converting the weights, once in memory beside the network.
     """
+    placement = Placement.of(device, dtype, device_map, quantization_config)
     configs, found = recognise(folder, family=family)
     config = found.config(configs)
     given = {
@@ -79,9 +84,7 @@ def read(
     }  # fmt: skip
     facts, tokenizer = learn(found, config, configs, given)
     weights = Weights.find(configs.folder, pickles=pickles)
-    device = torch.device(device)
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    backbone = found.assemble(config, weights, facts, device=device, dtype=dtype)
+    backbone = found.assemble(config, weights, facts, placement)
     return Opened(Checkpoint(backbone, facts), tokenizer, configs.folder)
 
 
@@ -119,7 +122,7 @@ def learn(
         TokenizerError: a tokenizer of another model.
     """
     given = given or {}
-    source = read_source(configs.folder)
+    source = read_source(configs.folder, family.tokenizer)
     ids = vocabulary(source, configs.folder)
     values: dict[str, Any] = {"family": family.name, "vocabulary": configs.need("vocab_size")}
     sources = {"family": f"{CONFIG}: model_type", "vocabulary": f"{CONFIG}: vocab_size"}
@@ -127,12 +130,13 @@ def learn(
     def settle(name: str, found: Any, source: str) -> None:
         values[name], sources[name] = chosen(given.get(name), found, source, name)
 
-    rows = int(config.vocab_size)
-    settle("mask", *((None, "") if given.get("mask") is not None else configs.mask(ids)))
-    settle("ends", *((None, "") if given.get("ends") is not None else configs.ends(ids)))
+    rows, usual = int(config.vocab_size), family.usual(configs, ids)
+    settle("mask", *((None, "") if given.get("mask") is not None else configs.mask(ids, usual.get("mask"))))
+    settle("ends", *((None, "") if given.get("ends") is not None else configs.ends(ids, usual.get("ends"))))
     settle("shift", family.shift, f"the {family.name} family")
     block = configs.main.get("block_size")
-    settle("block", block, f"{CONFIG}: block_size" if block is not None else "nowhere: any block will do")
+    silent = usual.get("block", (None, "nowhere: any block will do"))
+    settle("block", *(silent if block is None else (block, f"{CONFIG}: block_size")))
     values["causal"], sources["causal"] = family.blocks, f"the {family.name} family"
     if family.blocks and values["block"] is None:
         raise CheckpointError(

@@ -10,7 +10,8 @@ Reference: Cheng et al., SDAR, 2025, arXiv 2510.06303.
 from typing import Final
 
 from demask.denoisers.checkpoints import qwen
-from demask.denoisers.checkpoints.base import Decoder, Family, native, same
+from demask.denoisers.checkpoints.base import Decoder
+from demask.denoisers.checkpoints.family import Family, native, renamed, same
 
 FAMILY: Final = Family(
     name="SDAR",
@@ -18,7 +19,7 @@ FAMILY: Final = Family(
     shift=False,
     config=lambda configs: qwen.config(configs, "qwen3", head_dim=configs.need("head_dim"), attention_bias=False),
     network=lambda config: native("transformers.models.qwen3").Qwen3ForCausalLM,
-    published=same,
+    pieces=renamed(same),
     alias=same,
     backbone=lambda network, facts: Decoder(network, facts.block),
     context=qwen.context,
