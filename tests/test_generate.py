@@ -214,7 +214,7 @@ def test_the_order_of_what_shapes_the_laws():
         {"guidance": 0.5, "repetition_penalty": 1.3, "forbid": [6], "end": "reached", "temperature": 0.7, "top_k": 5,
          "top_p": 0.9, "min_p": 0.2}
     )  # fmt: skip
-    answer = recipe.wrap(network, end=7, given=[0])(Canvas(tokens, masked), masked)
+    answer = recipe.wrap(network, ends=(7,), given=[0])(Canvas(tokens, masked), masked)
     assert (answer.temperature, answer.passes) == (0.7, 2)
     got = (answer.logits / answer.temperature).softmax(-1)
     for place in (0, 1):

@@ -157,6 +157,10 @@ def generate(
     guidance: o.Guidance = None,
     end: o.EndOption = None,
     stop: o.Stop = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="The prompt is a message, written by the model's chat template; print the answer."),
+    ] = False,
     most: Annotated[
         int | None,
         typer.Option("--max-new-tokens", callback=o.at_least(1), help="At most so many.  [default: all that fit]"),
@@ -179,8 +183,8 @@ def generate(
         end=end, stop=stop,
     )  # fmt: skip
     run(
-        prompt, model, settings, n=n, key=key, max_new_tokens=most, save=save, as_json=json, jsonl=jsonl, replayed=replay,
-        step=step,
+        prompt, model, settings, n=n, key=key, max_new_tokens=most, chat=chat, save=save, as_json=json, jsonl=jsonl,
+        replayed=replay, step=step,
     )  # fmt: skip
 
 

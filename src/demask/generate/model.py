@@ -12,6 +12,7 @@ from demask.contracts import Denoiser
 from demask.curve import Estimate
 from demask.denoisers.wrap import Continued
 from demask.errors import GenerateError
+from demask.generate.conversation import Messages, written
 from demask.generate.job import Job, Row, ending
 from demask.generate.recipe import Recipe, Settings
 from demask.generate.result import Call, Frame, Result
@@ -165,6 +166,34 @@ class Model:
             rows.append(Row(layouts[index], place, self._call("generate", arguments, key, place, settings)))
         results = self._job(recipe, key, ends=True).results(rows, batch)
         return results[0] if isinstance(prompt, str) and n is None else results
+
+    def chat(
+        self,
+        messages: Messages,
+        max_new_tokens: int | None = None,
+        *,
+        template: str | None = None,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        **settings: Unpack[Settings],
+    ) -> Result:
+        """Answer a conversation; `gaps[0]` of the result is the answer.
+
+        Parameters:
+            messages: a text of the user, or messages, each with a role and a content.
+            max_new_tokens, key, row, settings: as for `generate`.
+            template: Jinja, in place of that of the model's tokenizer. Names of special tokens in a message are those
+                tokens.
+
+        Raises:
+            GenerateError: messages that are none, no template, and what `generate` refuses.
+            TokenizerError: a template that cannot write this conversation.
+        """
+        return self.generate(self.prompt(messages, template), max_new_tokens, key=key, row=row, **settings)
+
+    def prompt(self, messages: Messages, template: str | None = None) -> str:
+        """Return the prompt that a conversation is written as: what `chat` lets the model continue."""
+        return written(messages, self.tokenizer, template)
 
     @overload
     def fill(

@@ -168,7 +168,7 @@ class Recipe:
             return None
         return sampler.schedule.planned(length).certificate if isinstance(sampler.schedule, Fitted) else None
 
-    def wrap(self, denoiser: Denoiser, *, end: int, given: Sequence[int] = ()) -> Denoiser:
+    def wrap(self, denoiser: Denoiser, *, ends: tuple[int, ...], given: Sequence[int] = ()) -> Denoiser:
         """Return the denoiser whose laws are drawn from.
 
         In the order of transformers' logits processors: guidance, repetition penalty, forbidden tokens, delayed end,
@@ -176,7 +176,7 @@ class Recipe:
 
         Parameters:
             denoiser: of the model.
-            end: the end token.
+            ends: the end tokens.
             given: the positions that were given, the same in every row.
         """
         if self.guidance != 0:
@@ -184,9 +184,9 @@ class Recipe:
         if self.repetition_penalty != 1:
             denoiser = Penalised(denoiser, self.repetition_penalty)
         if self.forbid or self.end == "never":
-            denoiser = Forbidden(denoiser, (*self.forbid, *([end] if self.end == "never" else ())))
+            denoiser = Forbidden(denoiser, (*self.forbid, *(ends if self.end == "never" else ())))
         if self.end == "reached":
-            denoiser = Delayed(denoiser, (end,))
+            denoiser = Delayed(denoiser, ends)
         if self.temperature != 1:
             denoiser = Tempered(denoiser, self.temperature)
         if self.top_k is not None:

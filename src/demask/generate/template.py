@@ -249,6 +249,11 @@ def spaced(tokenizer: Tokens) -> tuple[bool, ...]:
     )
 
 
+def ends(tokenizer: Tokens) -> tuple[int, ...]:
+    """Return the tokens that end a text: those of a published tokenizer, or the one there is."""
+    return tuple(getattr(tokenizer, "ends", (tokenizer.end,)))
+
+
 def _pinned(piece: str, tokenizer: Tokens, joiner: str, *, after: bool, gap: bool) -> list[int]:
     """Return the tokens of a piece that stands after a gap, and before one."""
     if not joiner:

@@ -235,5 +235,8 @@ def test_bad_input_of_a_whole_model(tmp_path):
         model.generate("w1", 3, block=0)
     with pytest.raises(GenerateError, match="context of 32"):
         model.generate(" ".join(WORDS[:17] * 2), 3)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'masks'"):
-        read(tmp_path / "model", masks=3)
+    for reading in (read, demask.load):
+        with pytest.raises(CheckpointError, match="no option is called 'masks'; there are: family, mask, ends"):
+            reading(tmp_path / "model", masks=3)
+    with pytest.raises(GenerateError, match="mask is for published checkpoints, but demask/notes is a model of demask"):
+        demask.load("demask/notes", mask=3)

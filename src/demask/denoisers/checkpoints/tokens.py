@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from demask.denoisers.checkpoints.chat import ChatTemplate
 from demask.errors import CheckpointError, TokenizerError
 
 TOKENIZER: Final = "tokenizer.json"
@@ -24,6 +25,7 @@ class PublishedTokenizer:
         size: tokens of the model, V: ids without a token stand for no text.
         ends: ids that end a text.
         mask: the id that no text may hold.
+        chat: how a conversation is written, or None.
 
     Raises:
         TokenizerError: a source that the library refuses, or more tokens than V.
@@ -35,6 +37,7 @@ class PublishedTokenizer:
     size: int
     ends: tuple[int, ...]
     mask: int
+    chat: ChatTemplate | None = None
 
     def __post_init__(self) -> None:
         if wrong := [name for name, index in self.ids.items() if index >= self.size and index != self.mask]:
