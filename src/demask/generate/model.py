@@ -231,7 +231,8 @@ class Model:
         r"""Fill the gaps of a template, `"def add(a, b):\n    return [MASK:6]"`; see `Template.parse`.
 
         What stands outside the gaps never changes, byte for byte. A gap takes exactly its number of tokens, none of them
-        the end token. What follows the template is unknown to the model, unless the template ends with `[END]`.
+        an end token. The mask token of a published tokenizer is a gap of one token too. What follows the template is
+        unknown to the model, unless the template ends with `[END]`.
 
         Parameters:
             template: text with marks, or a `Template`.
@@ -245,10 +246,14 @@ class Model:
             TokenizerError: text that the tokenizer cannot represent.
         """
         recipe = self._filling(settings)
-        parsed = Template.parse(template) if isinstance(template, str) else template
+        parsed = self.template(template) if isinstance(template, str) else template
         rows = [self._template(parsed, key, place, settings) for place in _places(row, 1, n, batch)]
         results = self._job(recipe, key, ends=False, last=parsed.ends).results(rows, batch)
         return results[0] if n is None else results
+
+    def template(self, text: str) -> Template:
+        """Read a template as `fill` does; `stream` takes it."""
+        return Template.parse(text, getattr(self.tokenizer, "mark", None))
 
     def stream(
         self,

@@ -34,7 +34,6 @@ _SWITCHES: Final = {
     "norm_head": False,
     "num_shared_experts": 1,
     "score_function": "sigmoid",
-    "sliding_window": None,
     "use_bias": False,
     "use_qkv_bias": False,
     "use_sliding_window": False,
@@ -55,8 +54,7 @@ def config(configs: Configs) -> Any:
         CheckpointError: a size that is not there, or a setting that the library's network does not have.
     """
     body, need = configs.main, configs.need
-    sliding = bool(body.get("use_sliding_window"))  # its width says nothing where it is not used
-    switches(configs, {key: value for key, value in _SWITCHES.items() if sliding or key != "sliding_window"}, "LLaDA2")
+    switches(configs, _SWITCHES, "LLaDA2")
     heads, width, experts = need("num_attention_heads"), need("hidden_size"), need("num_experts")
     groups, chosen, each = need("n_group"), need("topk_group"), need("num_experts_per_tok")
     where = f"{configs.folder}/config.json"

@@ -52,6 +52,11 @@ class PublishedTokenizer:
         return self.ends[0]
 
     @cached_property
+    def mark(self) -> str | None:
+        """The text of the mask, None where it is no token of the tokenizer."""
+        return self._library.id_to_token(self.mask)  # type: ignore[no-any-return]
+
+    @cached_property
     def ids(self) -> Mapping[str, int]:
         """The id of every token."""
         return dict(self._library.get_vocab(with_added_tokens=True))
@@ -74,7 +79,7 @@ class PublishedTokenizer:
         found = list(self._library.encode(text, add_special_tokens=False).ids)
         if self.mask in found:
             raise TokenizerError(
-                f"the text holds the mask token {self._library.id_to_token(self.mask)!r}; leave it out of the text: a gap "
+                f"the text holds the mask token {self.mark!r}; leave it out of the text: a gap "
                 "is written [MASK] or [MASK:6] in a template"
             )
         return found
