@@ -29,7 +29,8 @@ SPECS = {
     ],
     "sampler": [
         "Parallel(uniform(steps=4), Blockwise(Confidence(of='mode'), 8))",
-        "Editing(inner=Parallel(Unlimited(), Threshold(Confidence(of='mode'), 0.95)), least=0.9, block=32, post=16)",
+        "Editing(inner=Parallel(Unlimited(), Threshold(Confidence(of='mode'), 0.95)), least=0.9, block=32, post=16, "
+        "over='masked')",
         "Remasking(steps=64, strategy=Confident(strategy=Rescale(eta=0.5)))",
         "Remasking(steps=8, strategy=Loop(eta=0.02, on=0.55, off=0.05, level=0.9))",
         "Speculative(5, Random(), draft='context')",

@@ -8,13 +8,15 @@ the canvas and asks the denoiser on demand.
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, Literal, Protocol, Self, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals, without
-from demask.errors import DenoiserError
+from demask.canvas import ABSENT, Canvas, Marginals, without
+from demask.errors import DenoiserError, OrderError
+
+Over = Literal["masked", "row"]
 
 
 class Law(Enum):
@@ -241,22 +243,18 @@ class Step:
         """View the same step, narrowed to the positions `region` (B, N)."""
         return replace(self, region=self.region & region)
 
-    def block(self, size: int) -> "Step":
-        """View the first unfinished block of every row.
-
-        Blocks are runs of `size` positions of those masked at the start, counted from the left, the last one possibly
-        shorter; so a prompt, left padding and gaps need no special care.
-        """
-        if size not in self._blocks:
-            self._blocks[size] = self._block(size)
-        return self._blocks[size]
+    def block(self, size: int, over: Over = "masked") -> "Step":
+        """View the first unfinished block of every row; see `blocks` for how they are counted."""
+        if (size, over) not in self._blocks:
+            self._blocks[size, over] = self._block(size, over)
+        return self._blocks[size, over]
 
     @cached_property
-    def _blocks(self) -> dict[int, "Step"]:
+    def _blocks(self) -> dict[tuple[int, Over], "Step"]:
         return {}
 
-    def _block(self, size: int) -> "Step":
-        index = (self.start.cumsum(1) - 1).div(size, rounding_mode="floor")
+    def _block(self, size: int, over: Over) -> "Step":
+        index = blocks(self.canvas, self.start, size, over)
         current = index.masked_fill(~self.canvas.masked, torch.iinfo(torch.int64).max).amin(1)
         narrowed = self.within(self.start & (index == current[:, None]))
         return replace(narrowed, origin=self.origin.fork("block", current))
@@ -302,6 +300,36 @@ class Step:
     def known(self) -> Marginals | None:
         """What the denoiser has already said in this step."""
         return self._memory.marginals
+
+
+def blocks(canvas: Canvas, start: Tensor, size: int, over: Over) -> Tensor:
+    """Return the number of the block that each position is in, (B, N) int64, from 0; meaningless outside `start`.
+
+    Blocks are runs of `size` positions, counted from the left, the last one possibly shorter.
+
+    Parameters:
+        canvas: as it stands.
+        start: (B, N) bool, what was masked when the run began.
+        size: positions of a block.
+        over: which positions count. "masked": those of `start`, so that a prompt, padding and gaps need no care. "row": all
+            that exist, the prompt included, as block-diffusion networks were trained; a prompt may end within a block.
+
+    Example:
+        >>> start = torch.tensor([[False, True, True, True, True]])
+        >>> canvas = Canvas(torch.zeros(1, 5).long(), start)
+        >>> blocks(canvas, start, 2, "masked")[start].tolist(), blocks(canvas, start, 2, "row")[start].tolist()
+        ([0, 0, 1, 1], [0, 1, 1, 2])
+    """
+    counted = start if over == "masked" else canvas.masked | (canvas.tokens != ABSENT)
+    return (counted.cumsum(1) - 1).div(size, rounding_mode="floor")
+
+
+def check_blocks(size: object, over: object) -> None:
+    """Raise an OrderError unless these are positions of a block, and how they are counted."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise OrderError(f"a block of {size!r} positions; expected an integer >= 1")
+    if over not in get_args(Over):
+        raise OrderError(f"blocks counted over {over!r}; expected 'masked' or 'row'")
 
 
 class Schedule(Protocol):

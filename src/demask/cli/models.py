@@ -145,6 +145,8 @@ def generate(
     order: o.Ranking = None,
     steps: o.StepsAsked = None,
     excess: o.Excess = None,
+    block: o.Block = None,
+    over: o.Counted = None,
     sampler: o.SamplerOption = None,
     temperature: o.Temperature = None,
     top_k: o.TopK = None,
@@ -155,6 +157,10 @@ def generate(
     guidance: o.Guidance = None,
     end: o.EndOption = None,
     stop: o.Stop = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="The prompt is a message, written by the model's chat template; print the answer."),
+    ] = False,
     most: Annotated[
         int | None,
         typer.Option("--max-new-tokens", callback=o.at_least(1), help="At most so many.  [default: all that fit]"),
@@ -171,13 +177,14 @@ def generate(
     with working("loading"):
         from demask.cli.generate import run
     settings = o.settings(
-        schedule=schedule, order=order, steps=steps, excess=excess, sampler=sampler, temperature=temperature, top_k=top_k,
-        top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, forbid=forbid, guidance=guidance,
+        schedule=schedule, order=order, steps=steps, excess=excess, block=block, over=over, sampler=sampler,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        forbid=forbid, guidance=guidance,
         end=end, stop=stop,
     )  # fmt: skip
     run(
-        prompt, model, settings, n=n, key=key, max_new_tokens=most, save=save, as_json=json, jsonl=jsonl, replayed=replay,
-        step=step,
+        prompt, model, settings, n=n, key=key, max_new_tokens=most, chat=chat, save=save, as_json=json, jsonl=jsonl,
+        replayed=replay, step=step,
     )  # fmt: skip
 
 
@@ -191,6 +198,8 @@ def fill(
     order: o.Ranking = None,
     steps: o.StepsAsked = None,
     excess: o.Excess = None,
+    block: o.Block = None,
+    over: o.Counted = None,
     sampler: o.SamplerOption = None,
     temperature: o.Temperature = None,
     top_k: o.TopK = None,
@@ -206,8 +215,9 @@ def fill(
     with working("loading"):
         from demask.cli.fill import run
     settings = o.settings(
-        schedule=schedule, order=order, steps=steps, excess=excess, sampler=sampler, temperature=temperature, top_k=top_k,
-        top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, forbid=forbid, guidance=guidance,
+        schedule=schedule, order=order, steps=steps, excess=excess, block=block, over=over, sampler=sampler,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        forbid=forbid, guidance=guidance,
     )  # fmt: skip
     run(template, model, settings, n=n, key=key, save=save, as_json=json)
 

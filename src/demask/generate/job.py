@@ -17,7 +17,7 @@ from demask.errors import GenerateError
 from demask.generate.recipe import Recipe
 from demask.generate.result import Call, Frame, Result, frame
 from demask.generate.stop import Stops
-from demask.generate.template import Layout, Tokens, spaced
+from demask.generate.template import Layout, Tokens, ends, spaced
 from demask.information.measurement import Measurement
 from demask.loop import Run, Status, steps
 from demask.samplers import Stopped, inside
@@ -119,20 +119,23 @@ class Job:
             allowed = torch.tensor(spaced(self.tokenizer), device=device)
             denoiser = Restricted(denoiser, allowed, rows[0].layout.healed)
         if not self.ends:
-            denoiser = Restricted(denoiser, torch.arange(self.tokenizer.size, device=device) != self.tokenizer.end)
+            allowed = torch.ones(self.tokenizer.size, dtype=torch.bool, device=device)
+            allowed[list(ends(self.tokenizer))] = False
+            denoiser = Restricted(denoiser, allowed)
         prompts, samples = torch.tensor([row.name for row in rows], device=device).unbind(1)
         chance = Keyed.of(self.key, samples).fork("prompt", prompts)
         given = [place for place, masked in enumerate(rows[0].layout.masked) if not masked]
-        denoiser = self.recipe.wrap(denoiser, end=self.tokenizer.end, given=given)
+        denoiser = self.recipe.wrap(denoiser, ends=ends(self.tokenizer), given=given)
         stops = self._stops(rows[0])
         sampler = self.sampler if stops is None else inside(self.sampler, Stopped, self.tokenizer.end, stops.found)
         return steps(denoiser, sampler, canvas, key=chance)
 
     def _stops(self, row: Row) -> Stops | None:
         """Return where the texts of a batch stop; gaps have their sizes and never do."""
-        if not self.ends or not self.recipe.stop:
+        others = tuple(token for token in ends(self.tokenizer) if token != self.tokenizer.end)
+        if not self.ends or not (self.recipe.stop or others):
             return None
-        return Stops(self.recipe.stop, self.tokenizer, row.layout.gaps[0].healed)
+        return Stops(self.recipe.stop, self.tokenizer, row.layout.gaps[0].healed, others)
 
     def tell(self, rows: Sequence[Row], run: Run, passes: Tensor) -> Iterator[Result]:
         """Tell of every row; `passes` are (1 + steps, B), those before the first step in front."""

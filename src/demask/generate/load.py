@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -10,6 +10,11 @@ from demask.errors import CheckpointError, GenerateError
 from demask.generate.model import Model
 from demask.generate.recipe import Recipe
 from demask.information.measurement import Measurement
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from demask.denoisers.checkpoints import Given
 
 DEFAULT: Final = "demask/notes"
 _EMBEDDED: Final = Path(__file__).parents[1] / "models"
@@ -20,17 +25,20 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    **given: "Unpack[Given]",
 ) -> Model:
     """Load a model that comes with the package, by name, or one from a folder.
 
     Parameters:
-        name_or_folder: such as "demask/notes", what `demask train` wrote, or a published checkpoint (LLaDA, Dream, BERT and
-            its kin; see demask.denoisers.checkpoints.read, which takes the place of facts that its files have wrong).
+        name_or_folder: such as "demask/notes", what `demask train` wrote, or a published checkpoint (LLaDA, Dream, SDAR,
+            MDLM, BERT and their kin; see demask.denoisers.checkpoints).
         device: where it shall compute; the CPU by default.
-        dtype: in what precision; by default that of the file.
+        dtype: in what precision; float32 on a CPU by default, bfloat16 elsewhere.
+        given: for published checkpoints: mask, ends, block, chat, device_map, trust_remote_code and the like, in place of
+            what their files say; see demask.denoisers.checkpoints.Given.
 
     Raises:
-        GenerateError: no such name and no such folder.
+        GenerateError: no such name and no such folder, or facts given of a model of ours, which has them in its folder.
         CheckpointError, DenoiserError, TokenizerError, CurveError: a folder that is not a model, or damaged.
     """
     path = find(name_or_folder)
@@ -39,14 +47,19 @@ def load(
     if published(path):
         from demask.denoisers import checkpoints
 
-        opened = checkpoints.read(path, device=device or "cpu", dtype=dtype)
+        opened = checkpoints.read(path, device=device, dtype=dtype, **given)
         return Model(
             denoiser=opened.denoiser,
             tokenizer=opened.tokenizer,
             context=opened.denoiser.context,
             name=str(name_or_folder),
             about={"family": opened.facts.family},
+            recipe=Recipe(block=opened.facts.block, over="row" if opened.facts.causal else "masked"),
             curve=measured,
+        )
+    if given:
+        raise GenerateError(
+            f"{next(iter(given))} is for published checkpoints, but {name_or_folder} is a model of demask; leave it out"
         )
     from demask.denoisers.folder import read
 

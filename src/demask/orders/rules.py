@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from demask.contracts import Law, Order, Step
+from demask.contracts import Law, Order, Over, Step, check_blocks
 from demask.errors import OrderError
 
 
@@ -43,23 +43,35 @@ class Blockwise(Rule):
 
     Law: the inner order's.   Cost: only the block's rows are asked for.
 
+    Parameters:
+        inner: any order.
+        size: positions of a block.
+        over: "masked"; or "row", to count them over the whole row, the prompt included, as block-diffusion networks need it.
+
+    Raises:
+        OrderError: a size that is no integer >= 1.
+
     Example:
         >>> from demask.orders import Confidence
-        >>> Blockwise(Confidence(), 32)
-        Blockwise(Confidence(of='mode'), 32)
+        >>> Blockwise(Confidence(), 32), Blockwise(Confidence(), 4, over="row")
+        (Blockwise(Confidence(of='mode'), 32), Blockwise(Confidence(of='mode'), 4, over='row'))
 
     Reference: Nie et al., LLaDA, 2025, arXiv 2502.09992 (semi-autoregressive remasking).
     """
 
     size: int
+    over: Over = "masked"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
-            raise OrderError(f"a block of {self.size!r} positions; expected an integer >= 1")
+        check_blocks(self.size, self.over)
 
     def score(self, step: Step) -> Tensor:
         """Return the inner scores within the block, -inf elsewhere."""
-        return self.inner.score(step.block(self.size))
+        return self.inner.score(step.block(self.size, self.over))
+
+    def __repr__(self) -> str:
+        over = "" if self.over == "masked" else f", over={self.over!r}"
+        return f"Blockwise({self.inner!r}, {self.size}{over})"
 
 
 @dataclass(frozen=True, repr=False)

@@ -38,7 +38,7 @@ ROBERTA = BERT | {
     "architectures": ["RobertaForMaskedLM"], "model_type": "roberta", "layer_norm_eps": 1e-5, "type_vocab_size": 1,
     "max_position_embeddings": 34, "pad_token_id": 1, "bos_token_id": 22, "eos_token_id": 20,
 }  # fmt: skip
-MASK = {"sdar": "<|MASK|>", "llada": "<|mdm_mask|>", "Dream": "<|mask|>"}
+MASK = {"sdar": "<|MASK|>", "llada": "<|mdm_mask|>", "Dream": "<|mask|>", "llada2_moe": "<|mask|>", "mdlm": "<|mask|>"}
 
 
 def write(folder, config, tensors, *, mask=None, **files):
