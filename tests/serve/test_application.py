@@ -206,3 +206,22 @@ def test_what_does_not_fit_into_one_pass_goes_into_several(model):
         refused = server.http.post("/v1/completions", json=wide)
         assert refused.status_code == 400
         assert "positions; at most 250" in refused.json()["error"]["message"]
+
+
+def test_a_conversation_is_written_by_the_template_of_the_tokenizer(model):
+    class Template:
+        special = ()
+
+        def write(self, messages):
+            return " ".join(f"dear {message['content']} ," for message in messages)
+
+    class Tokens:
+        chat = Template()
+
+        def __getattr__(self, name):
+            return getattr(model.tokenizer, name)
+
+    with Running(replace(model, tokenizer=Tokens())) as server:
+        messages = [{"role": "system", "content": "anna"}, {"role": "user", "content": "max"}]
+        answer = server.client.chat.completions.create(model="demask/notes", messages=messages, max_tokens=5, seed=2)
+        assert answer.choices[0].message.content == model.generate("dear anna , dear max ,", 5, key=2).gaps[0]

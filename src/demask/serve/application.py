@@ -240,7 +240,7 @@ def _tickets(engine: Engine, body: Completion | Chat | Fill, seed: int) -> list[
     """Return the rows of a request, checked."""
     from demask.errors import GenerateError
 
-    prompts, settings = body.prompts(), body.settings()
+    prompts, settings = body.prompts(engine.model), body.settings()
     if len(prompts) * body.n > engine.limits.samples:
         raise GenerateError(
             f"{len(prompts)} prompts with {body.n} samples each; a request may have {engine.limits.samples} rows"

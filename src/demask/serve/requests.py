@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from demask.errors import GenerateError, SpecError
+from demask.generate import Model
 from demask.generate.template import Template
 from demask.registry import KINDS, plain
 
@@ -80,7 +81,7 @@ class Fill(Common):
     template: Text
     n: Count = 1
 
-    def prompts(self) -> list[tuple[str | Template, int | None]]:
+    def prompts(self, model: Model) -> list[tuple[str | Template, int | None]]:
         """Return what is to be completed, with the most tokens of each."""
         return [(Template.parse(self.template), None)]
 
@@ -104,7 +105,7 @@ class Completion(Common):
         """Return what changes the recipe."""
         return super().settings() | {"stop": self.stop}
 
-    def prompts(self) -> list[tuple[str | Template, int | None]]:
+    def prompts(self, model: Model) -> list[tuple[str | Template, int | None]]:
         """Return what is to be completed, with the most tokens of each."""
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if self.suffix is None:
@@ -138,15 +139,23 @@ class Chat(Common):
         """Return what changes the recipe."""
         return super().settings() | {"stop": self.stop}
 
-    def prompts(self) -> list[tuple[str | Template, int | None]]:
-        """Return what is to be completed: of a model without a chat template, the one message as it is."""
+    def prompts(self, model: Model) -> list[tuple[str | Template, int | None]]:
+        """Return what is to be completed: of a model without a chat template, the one message as it is.
+
+        Raises:
+            GenerateError: a conversation for a model without a template, or two limits.
+            TokenizerError: a template that cannot write this conversation.
+        """
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise GenerateError("max_tokens and max_completion_tokens: give one of them")
+        most = self.max_completion_tokens or self.max_tokens
+        if getattr(model.tokenizer, "chat", None) is not None:
+            return [(model.prompt([message.model_dump() for message in self.messages]), most)]
         if len(self.messages) != 1 or self.messages[0].role != "user":
             raise GenerateError(
                 "this model has no chat template; send one message of the role 'user', or use /v1/completions"
             )
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise GenerateError("max_tokens and max_completion_tokens: give one of them")
-        return [(self.messages[0].content, self.max_completion_tokens or self.max_tokens)]
+        return [(self.messages[0].content, most)]
 
 
 def check(text: str | None) -> None:
