@@ -12,6 +12,7 @@ from typing import Any
 
 from demask import denoisers, oracles, orders, policies, samplers, schedules, verifiers
 from demask.errors import SpecError
+from demask.training import federated
 
 Entry = Callable[..., Any]
 
@@ -103,6 +104,27 @@ KINDS: dict[str, dict[str, Entry]] = {
         "Tempered": denoisers.Tempered,
         "TopK": denoisers.TopK,
     },
+    "topology": {
+        "edges": federated.edges,
+        "exponential": federated.exponential,
+        "full": federated.full,
+        "graph": federated.graph,
+        "grid": federated.grid,
+        "ring": federated.ring,
+        "Topology": federated.Topology,
+    },
+    "method": {
+        "DFedADMM": federated.DFedADMM,
+        "dfedadmm_sam": federated.dfedadmm_sam,
+        "DFedAvg": federated.DFedAvg,
+        "dfedavgm": federated.dfedavgm,
+        "dfedsam": federated.dfedsam,
+        "DPSGD": federated.DPSGD,
+    },
+    "descent": {
+        "Adam": federated.Adam,
+        "SGD": federated.SGD,
+    },
 }
 _FAMILY = ("length", "steps")  # what a schedule family takes, and a row or the command line knows
 
@@ -113,7 +135,8 @@ def build(text: str, kind: str, **context: Any) -> Any:
     Parameters:
         text: such as `minimax(target="both")`.
         kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "grid" (of levels of noise), "potential"
-            (of particles), "oracle" or "denoiser".
+            (of particles), "oracle", "denoiser"; of
+            decentralised training "topology", "method", "descent".
         context: values for parameters that the specification leaves out, by name (steps=16, length=256, curve=..).
 
     Returns:
