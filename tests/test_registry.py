@@ -33,6 +33,7 @@ SPECS = {
         "Remasking(steps=64, strategy=Confident(strategy=Rescale(eta=0.5)))",
         "Remasking(steps=8, strategy=Loop(eta=0.02, on=0.55, off=0.05, level=0.9))",
         "Speculative(5, Random(), draft='context')",
+        "Beam(width=8, copies='merged', last='all', order=LeftToRight())",
     ],
     "verifier": ["AcceptAll()"],
 }

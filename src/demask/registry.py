@@ -52,6 +52,7 @@ KINDS: dict[str, dict[str, Entry]] = {
     "verifier": {"AcceptAll": verifiers.AcceptAll},
     "sampler": {
         "Adaptive": samplers.Adaptive,
+        "Beam": samplers.Beam,
         "Editing": samplers.Editing,
         "Ended": samplers.Ended,
         "Learned": policies.Learned,

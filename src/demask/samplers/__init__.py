@@ -1,6 +1,7 @@
 """Samplers: what the one loop turns."""
 
 from demask.samplers.adaptive import Adaptive
+from demask.samplers.beam import Beam, Logp
 from demask.samplers.editing import Editing
 from demask.samplers.ended import Ended
 from demask.samplers.parallel import Asked, Parallel, State, largest
@@ -12,10 +13,12 @@ from demask.samplers.stopped import Stopped
 __all__ = [
     "Adaptive",
     "Asked",
+    "Beam",
     "Cap",
     "Confident",
     "Editing",
     "Ended",
+    "Logp",
     "Loop",
     "Parallel",
     "Remasking",
