@@ -37,6 +37,7 @@ SPECS = {
         "Absorbing(grid=Constant(steps=64, horizon=8.0), rule='truncated')",
         "UniformState(grid=ExponentialThenConstant(steps=32, horizon=8.0, least=0.001), rule='leave-one-out')",
         "Renoising(steps=48, nats=0.1, hottest=0.8, coldest=0.4, calm=1, sure=0.005)",
+        "Beam(width=8, copies='merged', last='all', order=LeftToRight())",
     ],
     "verifier": ["AcceptAll()"],
 }

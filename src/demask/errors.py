@@ -59,3 +59,7 @@ class TrainingError(DemaskError):
 
 class GenerateError(DemaskError):
     """Prompts, templates, settings and saved runs from which nothing can be generated or shown."""
+
+
+class RecommendError(DemaskError):
+    """Interactions, items, identifiers and settings from which nothing can be recommended."""

@@ -56,6 +56,7 @@ KINDS: dict[str, dict[str, Entry]] = {
         "Absorbing": samplers.Absorbing,
         "Adaptive": samplers.Adaptive,
         "Credited": samplers.Credited,
+        "Beam": samplers.Beam,
         "Editing": samplers.Editing,
         "Ended": samplers.Ended,
         "Learned": policies.Learned,

@@ -1,6 +1,7 @@
 """Samplers: what the one loop turns."""
 
 from demask.samplers.adaptive import Adaptive
+from demask.samplers.beam import Beam, Logp
 from demask.samplers.credited import Credited
 from demask.samplers.ctmc import Absorbing, UniformState
 from demask.samplers.editing import Editing
@@ -22,6 +23,7 @@ __all__ = [
     "Absorbing",
     "Adaptive",
     "Asked",
+    "Beam",
     "Cap",
     "Confident",
     "Constant",
@@ -32,6 +34,7 @@ __all__ = [
     "Foresight",
     "Grid",
     "Linear",
+    "Logp",
     "Lookahead",
     "Loop",
     "Normaliser",
