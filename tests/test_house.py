@@ -13,6 +13,8 @@ LAYERS = [
     "errors", "files", "tokenizer", "canvas", "curve", "contracts", "chance", "schedules", "orders", "verifiers", "loop",
     "collect", "samplers", "oracles", "denoisers", "policies", "information", "training", "recommend", "registry", "generate",
     "batch", "testing", "plots", "report", "serve", "cli",
+    "collect", "samplers", "oracles", "denoisers", "policies", "information", "training", "recommend", "registry",
+    "generate", "batch", "testing", "plots", "report", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

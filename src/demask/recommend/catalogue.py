@@ -23,6 +23,7 @@ class Catalogue:
         RecommendError: numbers that do not fit, or a name twice.
 
     Example:
+        >>> import torch
         >>> shelf = Catalogue(("a", "b", "c"), torch.tensor([[0, 1], [0, 1], [1, 1]]), 2, torch.tensor([3, 5, 1]))
         >>> shelf.find([(0, 1), (0, 0)]), shelf.shared
         ([(1, 0), ()], 1)

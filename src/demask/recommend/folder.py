@@ -106,7 +106,7 @@ def read_data(folder: str | Path) -> Prepared:
     numbers, _ = read_tensors(folder / NUMBERS, DATA)
     try:
         catalogue = _catalogue(body, numbers)
-        pieces = numbers["taken"].split(numbers["lengths"].tolist())
+        pieces = torch.split(numbers["taken"], numbers["lengths"].tolist())
         users = tuple(body["users"])
         if len(pieces) != len(users):
             raise CheckpointError(f"{len(pieces)} sequences of {len(users)} users")

@@ -1,16 +1,17 @@
 """Rank by generating identifiers: the network as a denoiser, driven by any sampler."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log
 from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from demask.canvas import Canvas, Marginals
-from demask.contracts import Sampler
+from demask.contracts import Denoiser, Sampler
 from demask.errors import RecommendError
 from demask.loop import sample
 from demask.orders import LeftToRight
@@ -80,7 +81,7 @@ class Given:
         about, digits, masked = canvas.tokens[:, 0], canvas.tokens[:, 1:], canvas.masked[:, 1:]
         if digits.shape[1] != size.digits or bool(canvas.masked[:, 0].any()):
             raise RecommendError(
-                f"a canvas of {canvas.shape[1]} positions; expected a visible history number and {size.digits} digits: canvas()"
+                f"a canvas of {canvas.shape[1]} positions; expected a history and {size.digits} digits: canvas()"
             )
         different, count = about.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
         if len(different) and not 0 <= int(different.min()) <= int(different.max()) < len(self.memory.seen):
@@ -91,6 +92,52 @@ class Given:
         else:
             logits = self.network.decode(self.memory.rows(about), digits[:, None], masked[:, None])
         return Marginals(where, logits.view(len(about), size.digits, -1)[where[:, 1:]])
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogued:
+    """Keep the codes that lead to identifiers of the catalogue, and renormalise.
+
+    A code of a digit is kept if some identifier has it and all the visible digits. So whatever is filled one digit at a time
+    exists; digits filled together may not. A beam's scores are then sums over these laws, not log p.
+
+    Parameters:
+        inner: a denoiser of canvases with one position before the digits, as `Given`.
+        codes: (I, n) int64, of the catalogue.
+
+    Raises:
+        RecommendError: visible digits that no identifier has.
+
+    Cost: none beyond the inner one's; R I n C products for R rows.
+
+    Example:
+        >>> from demask.oracles import Table
+        >>> inner = Table.uniform(torch.tensor([[0, a, b] for a in (0, 1) for b in (0, 1)]), 2)
+        >>> canvas = Canvas(torch.tensor([[0, 1, 0]]), torch.tensor([[False, False, True]]))
+        >>> Catalogued(inner, torch.tensor([[0, 0], [1, 1], [0, 1]]))(canvas, canvas.masked).logits.softmax(1)
+        tensor([[0., 1.]], dtype=torch.float64)
+    """
+
+    inner: Denoiser
+    codes: Tensor
+
+    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
+        """Answer for the positions `where` (R, 1 + n)."""
+        answer = self.inner(canvas, where)
+        if not len(answer.logits):
+            return answer
+        codes = self.codes.to(answer.logits.device)
+        shown, masked = canvas.tokens[:, 1:], canvas.masked[:, 1:]
+        fits = torch.ones(len(shown), len(codes), dtype=torch.bool, device=codes.device)
+        for digit in range(codes.shape[1]):
+            fits &= masked[:, digit, None] | (shown[:, digit, None] == codes[:, digit])
+        if not bool(fits.any(1).all()):
+            raise RecommendError(
+                "the visible digits of a row are those of no item; let digits go one at a time: Beam(..)"
+            )
+        had = functional.one_hot(codes, answer.vocabulary).flatten(1).float()  # (I, n C)
+        kept = (fits.float() @ had > 0).view(len(shown), codes.shape[1], -1)[where[:, 1:]]
+        return replace(answer, logits=answer.logits.masked_fill(~kept, -torch.inf))
 
 
 def released(width: int, noise: str = "coherent") -> Beam:
@@ -120,6 +167,8 @@ class Generative:
         copies: "best": an identifier found twice keeps its best score; "sum": the scores are added up as probabilities.
         key: of the draws.
         label: its name in tables.
+        catalogued: keep to identifiers that exist (`Catalogued`), which the release does not; for samplers that let one
+            digit go at a time.
 
     Raises:
         RecommendError: a network and a catalogue of other digits, draws below 1.
@@ -132,12 +181,13 @@ class Generative:
     copies: str = "best"
     key: int = 0
     label: str | None = None
+    catalogued: bool = False
 
     def __post_init__(self) -> None:
         size = self.network.dimensions
         if (size.digits, size.codes) != (self.catalogue.digits, self.catalogue.size):
             raise RecommendError(
-                f"a network of {size.digits} digits of {size.codes} codes for a catalogue of {self.catalogue.digits} digits of "
+                f"a network of {size.digits} digits of {size.codes} codes for one of {self.catalogue.digits} of "
                 f"{self.catalogue.size}; use the catalogue that it was trained with"
             )
         if self.draws < 1 or self.copies not in COPIES:
@@ -170,7 +220,8 @@ class Generative:
         given = Given.of(self.network, self._digits[padded(histories, self.network.dimensions.history)].to(device))
         collect = [Logp()] if isinstance(self.sampler, Beam) else []
         names = torch.arange(start * rows, (start + len(histories)) * rows, device=device)
-        run = sample(given, self.sampler, given.canvas(rows), key=self.key, names=names, collect=collect)
+        denoiser: Denoiser = Catalogued(given, self.catalogue.codes) if self.catalogued else given
+        run = sample(denoiser, self.sampler, given.canvas(rows), key=self.key, names=names, collect=collect)
         complete = (run.when != -2).all(1).view(-1, rows).tolist()
         found = run.tokens[:, 1:].view(len(histories), rows, -1).tolist()
         nfe = run.nfe.view(-1, rows).sum(1).tolist()

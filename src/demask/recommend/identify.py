@@ -29,8 +29,8 @@ class Quantiser:
         rotation: R, (d, d), orthogonal.
         centroids: (n, C, d / n).
 
-    Reference: Ge et al., Optimized product quantization, 2013; Liu et al., DiffGRM, 2025, arXiv 2510.21805 (parallel semantic
-    encoding).
+    Reference: Ge et al., Optimized product quantization, 2013; Liu et al., DiffGRM, 2025, arXiv 2510.21805 (parallel
+    semantic encoding).
     """
 
     mean: Tensor
@@ -74,7 +74,7 @@ class Quantiser:
         points = every if fitted is None else every[torch.as_tensor(list(fitted), dtype=torch.bool)]
         if len(points) < codes:
             raise RecommendError(
-                f"{len(points)} items for {codes} codes per digit; expected at least as many items: codes={_below(len(points))}"
+                f"{len(points)} items for {codes} codes per digit; expected as many items: codes={_below(len(points))}"
             )
         mean = points.mean(0)
         spread, axes = torch.linalg.eigh((points - mean).T.double() @ (points - mean).double() / len(points))
@@ -134,7 +134,7 @@ def _cluster(points: NDArray[np.float32], digits: int, bits: int, key: int) -> t
 
 
 def _normalised(points: Tensor) -> Tensor:
-    length = points.norm(dim=1, keepdim=True)
+    length: Tensor = points.norm(dim=1, keepdim=True)
     bad = ~(length.isfinite() & (length > 0))[:, 0]
     if bool(bad.any()):
         first = int(bad.nonzero()[0])

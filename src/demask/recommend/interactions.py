@@ -117,7 +117,7 @@ class Interactions:
                 first = next(event for event, count in Counter(given).items() if count > 1)
                 raise RecommendError(
                     f"{repeated} interactions have the user, item and time of another, such as {first.user} and "
-                    f"{first.item} at {first.time:g}; remove them, or keep one of each: duplicates='drop' (--duplicates drop)"
+                    f"{first.item} at {first.time:g}; remove them, or keep one each: duplicates='drop' (--duplicates drop)"
                 )
             dropped["duplicates"] = repeated
         if bare := [event for event in events if event.item not in known]:
@@ -199,7 +199,7 @@ def read_events(
             value = pick(row, usual if asked is None else (asked,))
             if value is None:
                 raise RecommendError(
-                    f"{place}: no {name}; expected a column {asked or ' or '.join(usual)}, found {', '.join(map(str, row))}; "
+                    f"{place}: no {name}; expected a column {asked or ' or '.join(usual)}, found {', '.join(row)}; "
                     f"name it: {name}='..' (--{name} COLUMN)"
                 )
             values.append(value)
@@ -208,7 +208,7 @@ def read_events(
 
 
 def read_texts(path: str | Path, *, item: str | None = None, text: str | None = None) -> dict[str, str]:
-    """Read the text of items; where there is no column text, it is joined of title, brand, categories, features, description.
+    """Read the text of items: a column text, or title, brand, categories, features and description joined.
 
     Items without any of them get an empty text, which `Interactions.of` decides about.
 

@@ -10,6 +10,7 @@ Shapes at line ends: B histories of L items, Q canvases each, n digits of C code
 
 from dataclasses import asdict, dataclass
 from math import isfinite
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -114,10 +115,10 @@ class Network(nn.Module):
         for layer in self.encoder:
             x = layer(x, seen)  # (B, L, D)
         x = self.remembered(x)
-        return Memory(tuple(layer.look.offer(x) for layer in self.decoder), seen)
+        return Memory(tuple(cast(Layer, layer).look.offer(x) for layer in self.decoder), seen)
 
     def decode(self, memory: Memory, digits: Tensor, masked: Tensor) -> Tensor:
-        """Return the logits of every digit, (B, Q, n, C), of Q canvases per history: (B, Q, n) digits and which are masked."""
+        """Return all logits, (B, Q, n, C), of Q canvases per history: (B, Q, n) digits, and which are masked."""
         size = self.dimensions
         place = torch.arange(size.digits, device=digits.device)
         shown = self.codes[place, digits.masked_fill(masked, 0)]  # (B, Q, n, D)

@@ -61,7 +61,7 @@ def views(noise: str, network: Network, history: Tensor, chance: torch.Generator
     Parameters:
         noise: "coherent", on-policy: nested from the digit that the network is least sure of, asked once per sample;
             "random": nested along a random order; "independent": a uniform number of digits at random places, as masked
-            diffusion is trained elsewhere; "left": all from digit v on, of which digit v is learned: with it the same network
+            diffusion is trained elsewhere; "left": all from digit v on, of which digit v is learned: so the same network
             is an autoregressive decoder.
         network: asked by "coherent" alone.
         history: (B, L, n) digits.

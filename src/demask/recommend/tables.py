@@ -50,10 +50,7 @@ def pick(row: Row, names: Sequence[str]) -> Any:
 
 
 def _lines(path: Path, kind: str) -> Iterator[tuple[str, Row]]:
-    opened = (
-        gzip.open(path, "rt", encoding="utf-8") if path.name.lower().endswith(".gz") else path.open(encoding="utf-8")
-    )
-    with cast(TextIO, opened) as file:
+    with cast(TextIO, (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8")) as file:
         try:
             if kind == "csv":
                 reader = csv.DictReader(file)

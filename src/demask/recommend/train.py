@@ -76,7 +76,7 @@ class RecommendRecipe:
                 raise RecommendError(f"{name} = {value!r}; expected a finite number > 0")
         if not (0 <= self.warmup < 1 and 0 <= self.smoothing < 1 and 0 <= self.decay < float("inf")):
             raise RecommendError(
-                f"warmup {self.warmup}, smoothing {self.smoothing}, decay {self.decay}; expected shares in [0, 1), decay >= 0"
+                f"warmup {self.warmup}, smoothing {self.smoothing}, decay {self.decay}; expected [0, 1), decay >= 0"
             )
         for name, allowed in (("noise", NOISES), ("reduction", REDUCTIONS)):
             if getattr(self, name) not in allowed:
@@ -126,7 +126,7 @@ def train_recommender(
 
     Every item but the first of every user's training part is a target once per epoch, in n masked views (`views`). The
     validation decides which network is kept: 0.8 NDCG@10 + 0.2 Recall@10 of a small beam, as published. Ctrl-C and SIGTERM
-    end the current step and return the best so far.
+    end the current step, and the best so far is returned.
 
     Parameters:
         log: the interactions.
@@ -272,10 +272,10 @@ class _Training:
         shown = views(recipe.noise, network, history, self.chance)
         logits = network.decode(network.encode(history), digits[:, None].expand(shown.masked.shape), shown.masked)
         value = loss(logits, digits, shown, smoothing=recipe.smoothing, reduction=recipe.reduction)
-        number = float(value)
+        number = float(value.detach())
         if not isfinite(number):
             raise RecommendError(
-                f"the loss is {number} at step {self.steps}; lower the rate, now {recipe.rate}; the best network so far is kept"
+                f"the loss is {number} at step {self.steps}; lower the rate {recipe.rate}; the best network so far is kept"
             )
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.rate * height

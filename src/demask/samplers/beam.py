@@ -98,9 +98,9 @@ class Beam:
         >>> from demask import oracles, sample
         >>> laws = torch.tensor([2 / 3, 1 / 3], dtype=torch.float64).log()
         >>> words = oracles.Table(torch.tensor([[0, 1, 1], [1, 1, 0]]), laws, 2)
-        >>> run = sample(words, Beam(3, copies="merged", last="all"), Canvas.blank(3, 3), key=0, collect=[Logp()])
+        >>> run = sample(words, Beam(4, copies="merged", last="all"), Canvas.blank(4, 3), key=0, collect=[Logp()])
         >>> run.tokens[:2].tolist(), run.collected["logp"].exp().tolist()
-        ([[0, 1, 1], [1, 1, 0]], [0.666..., 0.333..., 0.0])
+        ([[0, 1, 1], [1, 1, 0]], [0.666..., 0.333..., 0.0, 0.0])
 
     Reference: Liu et al., DiffGRM, 2025, arXiv 2510.21805 (confidence-guided parallel denoising).
     """
