@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from demask.contracts import Denoiser
 from demask.errors import CheckpointError, GenerateError
 from demask.generate.model import Model
 from demask.generate.recipe import Recipe
 from demask.information.measurement import Measurement
+
+if TYPE_CHECKING:
+    from demask.denoisers.folder import Folder
 
 DEFAULT: Final = "demask/notes"
 _EMBEDDED: Final = Path(__file__).parents[1] / "models"
@@ -20,6 +24,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    sparse: bool = False,
 ) -> Model:
     """Load a model that comes with the package, by name, or one from a folder.
 
@@ -28,6 +33,8 @@ def load(
             its kin; see demask.denoisers.checkpoints.read, which takes the place of facts that its files have wrong).
         device: where it shall compute; the CPU by default.
         dtype: in what precision; by default that of the file.
+        sparse: whether what `demask sparsify` wrote is to be multiplied by the sparse kernels of a CUDA GPU; without it the
+            zeros are multiplied like any number, on any device.
 
     Raises:
         GenerateError: no such name and no such folder.
@@ -37,6 +44,8 @@ def load(
     curve = path / "curve.json"
     measured = Measurement.load(curve) if curve.exists() else None
     if published(path):
+        if sparse:
+            raise CheckpointError(f"{path} is a published checkpoint, without weight masks; load it without sparse")
         from demask.denoisers import checkpoints
 
         opened = checkpoints.read(path, device=device or "cpu", dtype=dtype)
@@ -53,7 +62,7 @@ def load(
     found = read(path, device=device or "cpu", dtype=dtype)
     context = found.denoiser.context
     return Model(
-        denoiser=found.denoiser,
+        denoiser=_compressed(found) if sparse else found.denoiser,
         tokenizer=found.tokenizer,
         context=context,
         name=str(name_or_folder),
@@ -63,6 +72,14 @@ def load(
         recipe=_recipe(found.about.get("recipe", {}), path),
         curve=measured,
     )
+
+
+def _compressed(found: "Folder") -> Denoiser:
+    """Return a folder's denoiser by kernels that skip what its weight masks leave out."""
+    from demask.denoisers.sparse import compressed, read_masks
+
+    pattern, masks = read_masks(found.path, found.denoiser.network)
+    return compressed(found.denoiser, masks, pattern)
 
 
 def published(folder: Path) -> bool:
