@@ -109,6 +109,49 @@ def train_policy(
     )  # fmt: skip
 
 
+@app.command()
+def sparsify(
+    model: Annotated[str, typer.Argument(help="demask/notes, or a folder that demask train wrote.")],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[DATA]", help="Texts, or folders of them.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The sparse model's folder.")] = Path("sparse"),
+    oracle: Annotated[str | None, typer.Option("--oracle", help="A known language instead of files: notes.")] = None,
+    pattern: Annotated[str, typer.Option("--pattern", metavar="N:M", help="Keep N of every M weights.")] = "2:4",
+    method: Annotated[str, typer.Option("--method", help="learned, wanda or magnitude.")] = "learned",
+    start: Annotated[str, typer.Option("--start", help="What learning begins with: wanda or magnitude.")] = "wanda",
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Time to learn.  [default: 600]")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", callback=o.at_least(1), help="Instead: steps.")] = None,
+    rate: Annotated[float, typer.Option("--rate", help="Of the logits.")] = 50.0,
+    scale: Annotated[float, typer.Option("--scale", help="Logits of what is kept at first.")] = 10.0,
+    batch: Annotated[int, typer.Option("--batch", callback=o.at_least(1), help="Windows of a minibatch.")] = 32,
+    samples: Annotated[int, typer.Option("--samples", callback=o.at_least(1), help="Windows to learn from.")] = 512,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="GLOB", help="Layers to take, such as 'blocks.0.*'.")
+    ] = None,
+    leave: Annotated[list[str] | None, typer.Option("--leave", metavar="GLOB", help="Layers to leave dense.")] = None,
+    skip_uneven: Annotated[
+        bool, typer.Option("--skip-uneven", help="Leave layers dense whose inputs are no multiple of M.")
+    ] = False,
+    glob: Annotated[str, typer.Option("--glob", help="Which files of a folder.")] = "*",
+    held_out: Annotated[float, typer.Option("--held-out", help="Share of the texts to evaluate on.")] = 0.05,
+    threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,
+    key: o.Key = 0,
+    json: o.Json = False,
+) -> None:
+    """Keep N of every M weights of a model, learned by forward passes; Ctrl-C keeps the masks so far."""
+    with working("loading"):
+        from demask.cli.sparsify import Texts, run
+        from demask.denoisers.sparse import Pattern
+        from demask.training import SparsityRecipe
+    recipe = SparsityRecipe(
+        steps, 600.0 if seconds is None and steps is None else seconds, Pattern.parse(pattern), rate, scale, key=key
+    )
+    run(
+        model, Texts(tuple(files or ()), oracle, glob, held_out, samples, batch), out=out, recipe=recipe, method=method,
+        start=start, only=tuple(only or ("*",)), leave=tuple(leave or ()), skip_uneven=skip_uneven, threads=threads,
+        as_json=json,
+    )  # fmt: skip
+
+
 @app.command(name="eval")
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder, as demask train writes it.")],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from demask.contracts import Denoiser
 from demask.errors import CheckpointError, GenerateError
 from demask.generate.model import Model
 from demask.generate.recipe import Recipe
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from demask.denoisers.checkpoints import Given
+    from demask.denoisers.folder import Folder
 
 DEFAULT: Final = "demask/notes"
 _EMBEDDED: Final = Path(__file__).parents[1] / "models"
@@ -26,6 +28,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     **given: "Unpack[Given]",
+    sparse: bool = False,
 ) -> Model:
     """Load a model that comes with the package, by name, or one from a folder.
 
@@ -36,6 +39,9 @@ def load(
         dtype: in what precision; float32 on a CPU by default, bfloat16 elsewhere.
         given: for published checkpoints: mask, ends, block, chat, device_map, trust_remote_code and the like, in place of
             what their files say; see demask.denoisers.checkpoints.Given.
+        dtype: in what precision; by default that of the file.
+        sparse: whether what `demask sparsify` wrote is to be multiplied by the sparse kernels of a CUDA GPU; without it the
+            zeros are multiplied like any number, on any device.
 
     Raises:
         GenerateError: no such name and no such folder, or facts given of a model of ours, which has them in its folder.
@@ -45,6 +51,8 @@ def load(
     curve = path / "curve.json"
     measured = Measurement.load(curve) if curve.exists() else None
     if published(path):
+        if sparse:
+            raise CheckpointError(f"{path} is a published checkpoint, without weight masks; load it without sparse")
         from demask.denoisers import checkpoints
 
         opened = checkpoints.read(path, device=device, dtype=dtype, **given)
@@ -66,7 +74,7 @@ def load(
     found = read(path, device=device or "cpu", dtype=dtype)
     context = found.denoiser.context
     return Model(
-        denoiser=found.denoiser,
+        denoiser=_compressed(found) if sparse else found.denoiser,
         tokenizer=found.tokenizer,
         context=context,
         name=str(name_or_folder),
@@ -76,6 +84,14 @@ def load(
         recipe=_recipe(found.about.get("recipe", {}), path),
         curve=measured,
     )
+
+
+def _compressed(found: "Folder") -> Denoiser:
+    """Return a folder's denoiser by kernels that skip what its weight masks leave out."""
+    from demask.denoisers.sparse import compressed, read_masks
+
+    pattern, masks = read_masks(found.path, found.denoiser.network)
+    return compressed(found.denoiser, masks, pattern)
 
 
 def published(folder: Path) -> bool:

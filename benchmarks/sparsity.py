@@ -1,0 +1,108 @@
+"""What keeping 2 of every 4 weights costs the model inside the package, by rule and learned.
+
+Run: python benchmarks/sparsity.py table [SECONDS] [RATE] [SCALE] [BATCH] [GLOB]; the NELBO of dense, magnitude, Wanda and
+    learned masks on new notes, with paired differences, and the memory and the speed of the learning.
+Run: python benchmarks/sparsity.py cost; where the time of a step goes.
+"""
+
+import sys
+from time import perf_counter
+
+import torch
+
+from demask.canvas import Canvas
+from demask.chance import Keyed
+from demask.denoisers.sparse import Pattern, linear_layers, masked
+from demask.generate import load
+from demask.oracles import Notes
+from demask.training import Calibration, HeldOut, SparsityRecipe, draw, learn_masks, magnitude, wanda
+from demask.training.sparsity import MaskLearner
+
+PATTERN = Pattern(2, 4)
+SAMPLES, NEW = 512, 1024
+
+
+def windows(model, count, key):
+    """Return new notes, a window each."""
+    held = HeldOut.of(Notes().sample(count, key=key), model.tokenizer, context=model.context, fill="windows")
+    return held.tokens
+
+
+@torch.no_grad()
+def nelbos(denoiser, tokens, rows=64):
+    """Return an unbiased estimate of every note's NELBO, in nats; equal questions at every call."""
+    hidden = draw(torch.ones_like(tokens, dtype=torch.bool), Keyed.of(7, torch.arange(len(tokens))))
+    parts = []
+    for start in range(0, len(tokens), rows):
+        part = hidden.rows(slice(start, start + rows))
+        asked = tokens[start : start + rows]
+        answer = denoiser(Canvas(asked.masked_fill(part.where, 0), part.where), part.where)
+        losses = torch.zeros(part.where.shape).masked_scatter_(part.where, -answer.logp(asked[part.where]))
+        parts.append(losses.sum(1) * part.weights * tokens.shape[1])
+    return torch.cat(parts).double()
+
+
+def table(seconds="600", rate="50", scale="10", batch="32", glob="*"):
+    """Print the table."""
+    model = load()
+    layers = linear_layers(model.denoiser.network, PATTERN, only=(glob,))
+    losses = Calibration.of(model.denoiser, windows(model, SAMPLES, 3 << 40), batch=int(batch))
+    new = windows(model, NEW, 1 << 41)
+    dense = nelbos(model.denoiser, new)
+    masks = {"magnitude": magnitude(layers, PATTERN), "wanda": wanda(layers, PATTERN, losses)}
+    recipe = SparsityRecipe(seconds=float(seconds), rate=float(rate), scale=float(scale))
+    tracked = []
+    found = learn_masks(layers, masks["wanda"], losses, recipe, watch=lambda turn: tracked.append(turn.tracker))
+    masks["learned"] = found.masks
+    print(f"{glob}: {len(layers)} layers, {sum(x.weight.numel() for x in layers.values()):,} weights; {found.steps} steps in "
+          f"{found.seconds:.0f} s, rate {rate}, scale {scale}, batch {batch}")  # fmt: skip
+    print("drawn masks less the first ones, running mean, nats per token:", " ".join(
+        f"{tracked[int((len(tracked) - 1) * share / 8)]:+.4f}" for share in range(9)))  # fmt: skip
+    print(
+        "| weights kept | nats per note | above dense | less than Wanda | on the windows learned from |\n|---|---|---|---|---|"
+    )
+    kept, calibrated = {"dense": dense}, {"dense": sum(map(losses, range(len(losses)))) / len(losses)}
+    for name, each in masks.items():
+        with masked(layers, each):
+            kept[name] = nelbos(model.denoiser, new)
+            calibrated[name] = sum(map(losses, range(len(losses)))) / len(losses)
+
+    def told(values):
+        return f"{float(values.mean()):.2f} +- {1.96 * float(values.std()) / len(values) ** 0.5:.2f}"
+
+    for name, values in kept.items():
+        print(f"| {name} | {told(values)} | {told(values - dense)} | {told(kept['wanda'] - values)} | "
+              f"{100 * calibrated[name]:.2f} |")  # fmt: skip
+    blocks = sum(x.weight.numel() for x in layers.values()) // PATTERN.of
+    moved = sum(
+        int((masks["learned"][name] != masks["wanda"][name]).view(-1, PATTERN.of).any(1).sum()) for name in layers
+    )
+    print(f"blocks that differ from Wanda: {moved:,} of {blocks:,}", flush=True)
+
+
+def cost(batch="32"):
+    """Print what a step takes, and holds."""
+    model = load()
+    layers = linear_layers(model.denoiser.network, PATTERN)
+    losses = Calibration.of(model.denoiser, windows(model, int(batch), 3 << 40), batch=int(batch))
+    learner = MaskLearner(wanda(layers, PATTERN, losses), losses, SparsityRecipe(steps=1))
+    weights = sum(layer.weight.numel() for layer in layers.values())
+    held = {name: sum(x.nbytes for x in getattr(learner, name).values()) / weights for name in ("logits", "kept")}
+    print(f"bytes per weight: {held}")
+    times = {"dense pass": [], "masked pass": [], "logits and masks": []}
+    for _ in range(9):
+        begin = perf_counter()
+        losses(0)
+        times["dense pass"].append(perf_counter() - begin)
+        with masked(layers, learner.kept):
+            begin = perf_counter()
+            losses(0)
+            times["masked pass"].append(perf_counter() - begin)
+        begin = perf_counter()
+        learner.move(1e-3)
+        times["logits and masks"].append(perf_counter() - begin)
+    print({name: f"{1000 * sorted(seen)[4]:.0f} ms" for name, seen in times.items()})
+
+
+if __name__ == "__main__":
+    {"table": table, "cost": cost}[sys.argv[1]](*sys.argv[2:])
