@@ -232,7 +232,7 @@ def families(*, quick: bool) -> dict[str, Callable[[], Family]]:
         model = notes_model()
         n = model.context
         return Family(
-            "notes", "The model inside, notes of up to 96 words, temperature 1", few((8, 16, 32)), 40 // less, [model],
+            "notes", "The model inside, notes of up to 96 words, temperature 1", few((16, 32)), 24 // min(less, 3), [model],
             words, judge_notes, n, lambda task: {"length": n, **({} if task.curve is None else _measured(task))},
             lambda sampler: Ended(sampler, model.tokenizer.end), lambda: [PathLoss()],
         )  # fmt: skip
@@ -240,7 +240,7 @@ def families(*, quick: bool) -> dict[str, Callable[[], Family]]:
     return {
         "chain64": lambda: chain(64, 256, (4, 8, 16, 32)),
         "chain256": lambda: chain(256, 64, (16, 32, 64)),
-        "hmm64": lambda: hmm(64, 128, (4, 8, 16, 32), 64),
+        "hmm64": lambda: hmm(64, 64, (8, 16, 32), 64),
         "hmm256": lambda: hmm(256, 32, (24,), 32),
         "lists": lists,
         "latin": latin,

@@ -15,7 +15,8 @@ COLOURS = {
     VERIFIED: plots._PINK,
 }  # fmt: skip
 MARKERS = dict(zip(KINDS, "osD^vP", strict=True))
-WORST = {"excess": 0.8, "tv": 0.3, "loss": 1.5}  # beyond it a point is drawn at the edge
+SHOWN = {"excess": (-0.4, 0.85), "tv": (0.0, 0.32), "loss": (-0.4, 1.2)}  # a point beyond is drawn at the edge
+TRUTH = "one token at a time"
 
 
 def picture(family: Family, rows: Sequence[Row], path: Path) -> None:
@@ -24,33 +25,40 @@ def picture(family: Family, rows: Sequence[Row], path: Path) -> None:
     figure = plots._figure(13.5, 5.6)
     both = figure.subplots(1, 2)
     for axes, (metric, (words, best)) in zip(both, shown, strict=True):
-        edge = WORST.get(metric)
+        low_edge, high_edge = SHOWN.get(metric, (-0.02, 1.1))
+
+        def clipped(value: float, low: float = low_edge, high: float = high_edge) -> float:
+            return min(max(value, low), high)
+
         for name in dict.fromkeys(row["strategy"] for row in rows):
             mine = sorted((row for row in rows if row["strategy"] == name), key=lambda row: float(row["nfe"]))
             kind, y = mine[0]["kind"], [float(row[metric]) for row in mine]
-            low = [max(0.0, v - float(row[f"{metric}_low"])) for v, row in zip(y, mine, strict=True)]
-            high = [max(0.0, float(row[f"{metric}_high"]) - v) for v, row in zip(y, mine, strict=True)]
+            low = [clipped(v) - clipped(float(row[f"{metric}_low"])) for v, row in zip(y, mine, strict=True)]
+            high = [clipped(float(row[f"{metric}_high"])) - clipped(v) for v, row in zip(y, mine, strict=True)]
             axes.errorbar(
-                [float(row["nfe"]) for row in mine], [v if edge is None else min(v, edge) for v in y], yerr=[low, high],
+                [float(row["nfe"]) for row in mine], [clipped(v) for v in y], yerr=[low, high],
                 color=COLOURS[kind], marker=MARKERS[kind], markersize=4, linewidth=0.9, elinewidth=0.6, alpha=0.75,
                 markeredgewidth=0,
             )  # fmt: skip
         front = pareto(rows, metric, best)
         axes.step(
-            [float(row["nfe"]) for row in front], [float(row[metric]) for row in front], where="post", color=plots._INK,
+            [float(row["nfe"]) for row in front], [clipped(float(row[metric])) for row in front], where="post",
+            color=plots._INK,
             linewidth=1.0, linestyle=(0, (4, 3)), zorder=0,
         )  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(LogLocator(base=2))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set(xlabel="passes per row", ylabel=words)
-        axes.axhline(best, color=plots._FAINT, linewidth=0.8, zorder=0)
+        room = (high_edge - low_edge) / 50
+        axes.set(xlabel="passes per row", ylabel=words, ylim=(low_edge - room, high_edge + room))
+        exact = [float(row[metric]) for row in rows if row["strategy"] == TRUTH]
+        axes.axhline(exact[0] if exact else best, color=plots._FAINT, linewidth=1.4, zorder=0)
         axes.grid(axis="y", color=plots._GRID, linewidth=0.7)
         axes.set_axisbelow(True)
         plots._quiet(axes)
         ends = {
-            row["strategy"]: (float(row[metric]), row["strategy"], COLOURS[row["kind"]], float(row["nfe"]))
+            row["strategy"]: (clipped(float(row[metric])), row["strategy"], COLOURS[row["kind"]], float(row["nfe"]))
             for row in front
         }
         plots._name_ends(axes, list(ends.values()))
@@ -60,7 +68,13 @@ def picture(family: Family, rows: Sequence[Row], path: Path) -> None:
         *both[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9,
         labelcolor=plots._INK,
     )  # fmt: skip
-    figure.suptitle(f"{family.title}; dashed: the best so far", x=0.01, ha="left", fontsize=11, color=plots._INK)
+    figure.suptitle(
+        f"{family.title}; dashed: the best for so many passes; grey: one token at a time",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+        color=plots._INK,
+    )
     plots.save(figure, path)
 
 

@@ -40,8 +40,9 @@ def main(*words: str) -> None:
     if "--draw" not in words:
         for name in names or list(known):
             begin = perf_counter()
-            found = list(compare(known[name]()))
-            _write(points, [row for row in _read(points) if row["family"] != name] + found)
+            _write(points, [row for row in _read(points) if row["family"] != name])
+            for found in compare(known[name]()):
+                _write(points, [*_read(points), found])  # so that a run that is stopped keeps what it has
             print(f"{name}: {perf_counter() - begin:.0f} s", flush=True)
     rows = _read(points)
     made = {name: known[name]() for name in known if any(row["family"] == name for row in rows)}
