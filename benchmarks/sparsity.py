@@ -54,12 +54,14 @@ def table(seconds="600", rate="50", scale="10", batch="32", glob="*"):
     tracked = []
     found = learn_masks(layers, masks["wanda"], losses, recipe, watch=lambda turn: tracked.append(turn.tracker))
     masks["learned"] = found.masks
-    print(f"{glob}: {len(layers)} layers, {sum(x.weight.numel() for x in layers.values()):,} weights; {found.steps} steps in "
+    count = sum(x.weight.numel() for x in layers.values())
+    print(f"{glob}: {len(layers)} layers, {count:,} weights; {found.steps} steps in "
           f"{found.seconds:.0f} s, rate {rate}, scale {scale}, batch {batch}")  # fmt: skip
     print("drawn masks less the first ones, running mean, nats per token:", " ".join(
         f"{tracked[int((len(tracked) - 1) * share / 8)]:+.4f}" for share in range(9)))  # fmt: skip
     print(
-        "| weights kept | nats per note | above dense | less than Wanda | on the windows learned from |\n|---|---|---|---|---|"
+        "| weights kept | nats per note | above dense | less than Wanda | on the windows learned from |\n"
+        "|---|---|---|---|---|"
     )
     kept, calibrated = {"dense": dense}, {"dense": sum(map(losses, range(len(losses)))) / len(losses)}
     for name, each in masks.items():

@@ -234,8 +234,8 @@ def _watching(*, quiet: bool) -> Callable[[Turn], None]:
             return
         last = turn.seconds
         sys.stderr.write(
-            f"{turn.seconds:.0f} s, step {turn.step}, {turn.step / max(turn.seconds, 1e-9):.2f} per second, loss {turn.loss:.4f} "
-            f"nats per token, against the start {turn.tracker:+.5f} on the mean\n"
+            f"{turn.seconds:.0f} s, step {turn.step}, {turn.step / max(turn.seconds, 1e-9):.2f} per second, "
+            f"loss {turn.loss:.4f} nats per token, against the start {turn.tracker:+.5f} on the mean\n"
         )
         sys.stderr.flush()
 

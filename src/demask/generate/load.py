@@ -27,8 +27,8 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-    **given: "Unpack[Given]",
     sparse: bool = False,
+    **given: "Unpack[Given]",
 ) -> Model:
     """Load a model that comes with the package, by name, or one from a folder.
 
@@ -37,11 +37,10 @@ def load(
             MDLM, BERT and their kin; see demask.denoisers.checkpoints).
         device: where it shall compute; the CPU by default.
         dtype: in what precision; float32 on a CPU by default, bfloat16 elsewhere.
-        given: for published checkpoints: mask, ends, block, chat, device_map, trust_remote_code and the like, in place of
-            what their files say; see demask.denoisers.checkpoints.Given.
-        dtype: in what precision; by default that of the file.
         sparse: whether what `demask sparsify` wrote is to be multiplied by the sparse kernels of a CUDA GPU; without it the
             zeros are multiplied like any number, on any device.
+        given: for published checkpoints: mask, ends, block, chat, device_map, trust_remote_code and the like, in place of
+            what their files say; see demask.denoisers.checkpoints.Given.
 
     Raises:
         GenerateError: no such name and no such folder, or facts given of a model of ours, which has them in its folder.
