@@ -116,5 +116,5 @@ def test_given_embeddings(demask, as_json, example, tmp_path):
     found = as_json(
         "recommend", "prepare", log, items, "--out", tmp_path / "d", "--digits", 1, "--codes", 4, "--embeddings", path
     )
-    assert found["dimensions"] == 3
+    assert found["dimensions"] == 4
     assert found["items that share an identifier"] == found["items"] - 4
