@@ -31,6 +31,7 @@ from demask.recommend import (
 )  # fmt: skip
 from demask.samplers import Beam, Parallel
 from demask.schedules import PerRow, uniform
+from demask.training.train import Status
 
 HERE = Path(__file__).parents[1]
 OUT, PICTURE = HERE / "out" / "recommend", HERE / "docs" / "pictures" / "recommend.png"
@@ -79,6 +80,8 @@ def train(epochs: str = "20", *only: str) -> None:
             f"{name}: epoch {trained.about['epoch']} of {last.number}, {last.seconds:.0f} s, loss {last.loss:.3f}",
             flush=True,
         )
+        if trained.status is Status.INTERRUPTED:
+            return
 
 
 def model(name: str) -> Recommender:
