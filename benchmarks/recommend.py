@@ -1,6 +1,6 @@
 """What generative recommendation reaches where the best is known, and what each forward pass buys.
 
-Run: python benchmarks/recommend.py train [SECONDS]; trains every kind of decoder for at most so long, into out/recommend.
+Run: python benchmarks/recommend.py train [EPOCHS] [KIND ..]; trains these kinds of decoder, or all, into out/recommend.
 Run: python benchmarks/recommend.py table; all rankers on the test items, with the law itself as the limit.
 Run: python benchmarks/recommend.py passes; NDCG@10 against NFE of beams and samplers, and the guide's picture.
 """
@@ -31,12 +31,13 @@ from demask.recommend import (
 )  # fmt: skip
 from demask.samplers import Beam, Parallel
 from demask.schedules import PerRow, uniform
+from demask.training.train import Status
 
 HERE = Path(__file__).parents[1]
 OUT, PICTURE = HERE / "out" / "recommend", HERE / "docs" / "pictures" / "recommend.png"
-SIZE = {"width": 64, "layers": 2, "heads": 4, "hidden": 256, "history": 15, "dropout": 0.1}
-CODES, USERS, TESTED = 16, 1500, 1000
-WORLD = Known.random(items=300, values=8, concentration=0.3, key=1)
+SIZE = {"width": 32, "layers": 2, "heads": 2, "hidden": 64, "history": 10, "dropout": 0.0}
+CODES, USERS, TESTED = 8, 800, 800
+WORLD = Known.random(items=200, values=6, concentration=0.3, key=1)
 LOG = WORLD.sample(USERS, key=2)
 CASES = LOG.cases("test").first(TESTED)
 KINDS = {
@@ -57,16 +58,18 @@ def shelves():
     return {"text": made, "attributes": WORLD.catalogue(LOG)}
 
 
-def train(seconds: str = "300") -> None:
+def train(epochs: str = "20", *only: str) -> None:
     """Train each kind and keep it."""
     OUT.mkdir(parents=True, exist_ok=True)
     known = shelves()
     print(f"identifiers from texts: {known['text'].shared} items of {len(LOG.items)} share one", flush=True)
     for name, (noise, reduction, shelf) in KINDS.items():
+        if only and name not in only:
+            continue
         catalogue = known[shelf]
         size = Dimensions(catalogue.digits, catalogue.size, **SIZE)
         recipe = RecommendRecipe(
-            epochs=60, seconds=float(seconds), noise=noise, reduction=reduction, users=300, evaluate_every=5, patience=5
+            epochs=int(epochs), batch=128, noise=noise, reduction=reduction, users=200, evaluate_every=5, beam=16
         )
         trained = train_recommender(LOG, catalogue, size, recipe)
         write_model(
@@ -77,6 +80,8 @@ def train(seconds: str = "300") -> None:
             f"{name}: epoch {trained.about['epoch']} of {last.number}, {last.seconds:.0f} s, loss {last.loss:.3f}",
             flush=True,
         )
+        if trained.status is Status.INTERRUPTED:
+            return
 
 
 def model(name: str) -> Recommender:

@@ -224,7 +224,9 @@ class _Training:
         kept = copy.deepcopy(self.network)
         with stoppable() as stop, torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.key)  # of dropout
-            while len(epochs) < recipe.epochs and not stop.asked and not self._spent() and waited < recipe.patience:
+            while not epochs or not (
+                stop.asked or self._spent() or len(epochs) == recipe.epochs or waited == recipe.patience
+            ):
                 value = self._epoch(len(epochs), lambda: stop.asked or self._spent())
                 number, recall, ndcg = len(epochs) + 1, None, None
                 ends = stop.asked or self._spent() or number == recipe.epochs

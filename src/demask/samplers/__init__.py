@@ -18,8 +18,8 @@ from demask.samplers.speculative import Speculative
 from demask.samplers.stable import Stable
 from demask.samplers.stopped import Stopped
 
+
 __all__ = [
-    "SMC",
     "Absorbing",
     "Adaptive",
     "Asked",
@@ -44,6 +44,7 @@ __all__ = [
     "Renoising",
     "Rescale",
     "Reward",
+    "SMC",
     "SelfReward",
     "Speculative",
     "Stable",
