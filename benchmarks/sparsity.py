@@ -2,6 +2,7 @@
 
 Run: python benchmarks/sparsity.py table [SECONDS] [RATE] [SCALE] [BATCH] [GLOB]; the NELBO of dense, magnitude, Wanda and
     learned masks on new notes, with paired differences, and the memory and the speed of the learning.
+Run: python benchmarks/sparsity.py fitting [GLOB] [SECONDS] [SCALE] [BATCH]; the same, at a rate that fits the noise.
 Run: python benchmarks/sparsity.py cost; where the time of a step goes.
 """
 
@@ -42,17 +43,44 @@ def nelbos(denoiser, tokens, rows=64):
     return torch.cat(parts).double()
 
 
-def table(seconds="600", rate="50", scale="10", batch="32", glob="*"):
-    """Print the table."""
+def prepared(glob, batch):
+    """Return the model, its layers, what to learn from, and the masks by rule."""
     model = load()
     layers = linear_layers(model.denoiser.network, PATTERN, only=(glob,))
-    losses = Calibration.of(model.denoiser, windows(model, SAMPLES, 3 << 40), batch=int(batch))
-    new = windows(model, NEW, 1 << 41)
-    dense = nelbos(model.denoiser, new)
-    masks = {"magnitude": magnitude(layers, PATTERN), "wanda": wanda(layers, PATTERN, losses)}
+    losses = Calibration.of(model.denoiser, windows(model, SAMPLES, 3 << 40), batch=batch)
+    return model, layers, losses, {"magnitude": magnitude(layers, PATTERN), "Wanda": wanda(layers, PATTERN, losses)}
+
+
+def on_average(layers, masks, losses):
+    """Return the mean loss of masks on the windows that are learned from, in nats per note."""
+    with masked(layers, masks):
+        return 100 * sum(map(losses, range(len(losses)))) / len(losses)
+
+
+def fitting(glob="*", seconds="300", scale="3", batch="8"):
+    """Learn at the rate at which noise alone would move logits by half their first distance, as measured in 24 steps."""
+    _, layers, losses, masks = prepared(glob, int(batch))
+    few = SparsityRecipe(steps=24, rate=1e-12, scale=float(scale))
+    turns = []
+    found = learn_masks(layers, masks["magnitude"], losses, few, watch=turns.append)
+    residuals = torch.tensor([turn.residual for turn in turns[1:]])
+    steps = float(seconds) * found.steps / found.seconds
+    flipped = float(torch.tensor(-float(scale)).exp())
+    rate = float(scale) / (2 * (steps * flipped) ** 0.5 * float(residuals.std()))
+    print(
+        f"residuals {float(residuals.mean()):.2e} +- {float(residuals.std()):.2e}, {found.steps / found.seconds:.1f} steps/s"
+    )
+    table(seconds, f"{rate:.3g}", scale, batch, glob)
+
+
+def table(seconds="600", rate="50", scale="10", batch="32", glob="*"):
+    """Print the table."""
+    model, layers, losses, masks = prepared(glob, int(batch))
+    calibrated = {name: on_average(layers, each, losses) for name, each in masks.items()}
+    begun = min(calibrated, key=calibrated.get)
     recipe = SparsityRecipe(seconds=float(seconds), rate=float(rate), scale=float(scale))
     tracked = []
-    found = learn_masks(layers, masks["wanda"], losses, recipe, watch=lambda turn: tracked.append(turn.tracker))
+    found = learn_masks(layers, masks[begun], losses, recipe, watch=lambda turn: tracked.append(turn.tracker))
     masks["learned"] = found.masks
     count = sum(x.weight.numel() for x in layers.values())
     print(f"{glob}: {len(layers)} layers, {count:,} weights; {found.steps} steps in "
@@ -64,22 +92,31 @@ def table(seconds="600", rate="50", scale="10", batch="32", glob="*"):
         "|---|---|---|---|---|"
     )
     kept, calibrated = {"dense": dense}, {"dense": sum(map(losses, range(len(losses)))) / len(losses)}
+    calibrated["learned"] = on_average(layers, found.masks, losses)
+    weights = sum(layer.weight.numel() for layer in layers.values())
+    print(f"{glob}: {len(layers)} layers, {weights:,} weights; {found.steps} steps in {found.seconds:.0f} s from {begun}, "
+          f"rate {rate}, scale {scale}, batch {batch}")  # fmt: skip
+    places = [int((len(tracked) - 1) * share / 8) for share in range(9)]
+    print("drawn less first masks, running mean, nats per token:", *(f"{tracked[place]:+.5f}" for place in places))
+    new = windows(model, NEW, 1 << 41)
+    kept = {"dense": nelbos(model.denoiser, new)}
     for name, each in masks.items():
         with masked(layers, each):
             kept[name] = nelbos(model.denoiser, new)
-            calibrated[name] = sum(map(losses, range(len(losses)))) / len(losses)
 
     def told(values):
         return f"{float(values.mean()):.2f} +- {1.96 * float(values.std()) / len(values) ** 0.5:.2f}"
 
+    print(f"| weights kept | nats per note | above dense | less than {begun} | where it learned |")
+    print("|---|---|---|---|---|")
+    calibrated["dense"] = 100 * sum(map(losses, range(len(losses)))) / len(losses)
     for name, values in kept.items():
-        print(f"| {name} | {told(values)} | {told(values - dense)} | {told(kept['wanda'] - values)} | "
-              f"{100 * calibrated[name]:.2f} |")  # fmt: skip
-    blocks = sum(x.weight.numel() for x in layers.values()) // PATTERN.of
+        above, gained = told(values - kept["dense"]), told(kept[begun] - values)
+        print(f"| {name} | {told(values)} | {above} | {gained} | {calibrated[name]:.2f} |")
     moved = sum(
-        int((masks["learned"][name] != masks["wanda"][name]).view(-1, PATTERN.of).any(1).sum()) for name in layers
+        int((masks["learned"][name] != masks[begun][name]).view(-1, PATTERN.of).any(1).sum()) for name in layers
     )
-    print(f"blocks that differ from Wanda: {moved:,} of {blocks:,}", flush=True)
+    print(f"blocks that differ from {begun}: {moved:,} of {weights // PATTERN.of:,}", flush=True)
 
 
 def cost(batch="32"):
@@ -107,4 +144,4 @@ def cost(batch="32"):
 
 
 if __name__ == "__main__":
-    {"table": table, "cost": cost}[sys.argv[1]](*sys.argv[2:])
+    {"table": table, "fitting": fitting, "cost": cost}[sys.argv[1]](*sys.argv[2:])

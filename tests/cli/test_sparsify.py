@@ -32,7 +32,8 @@ QUICK = ("--steps", 2, "--samples", 8, "--batch", 4)
 def test_from_a_trained_folder_to_a_sparse_one(texts, model, tmp_path, demask):
     out = tmp_path / "sparse"
     result = demask("sparsify", model, texts, "--out", out, *QUICK)
-    assert [line.split()[0] for line in result.stdout.splitlines()[4:8]] == ["dense", "magnitude", "wanda", "learned"]
+    rows = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
+    assert rows[3:7] == ["dense", "magnitude", "wanda", "learned"]
     assert "2 steps in" in result.stdout
     assert f"wrote {out}: 42 layers, 1,204,224 weights" in result.stdout.replace("\n", "")
     assert "step 1, " in result.stderr
@@ -95,7 +96,7 @@ def test_failures_are_one_line(texts, model, tmp_path, refused):
 def test_the_model_inside(tmp_path, as_json):
     found = as_json("sparsify", "demask/notes", "--oracle", "notes", "--out", tmp_path / "notes", *QUICK)
     scores = {method: score["nats_per_text"]["value"] for method, score in found["scores"].items()}
-    assert 50 < scores["dense"] < scores["wanda"] < scores["magnitude"] < 300
+    assert 50 < scores["dense"] < scores["magnitude"] < scores["wanda"] < 100
     assert "dear" in demask.load(tmp_path / "notes").generate("dear anna ,", 8, key=1).text
 
 

@@ -117,7 +117,9 @@ def sparsify(
     oracle: Annotated[str | None, typer.Option("--oracle", help="A known language instead of files: notes.")] = None,
     pattern: Annotated[str, typer.Option("--pattern", metavar="N:M", help="Keep N of every M weights.")] = "2:4",
     method: Annotated[str, typer.Option("--method", help="learned, wanda or magnitude.")] = "learned",
-    start: Annotated[str, typer.Option("--start", help="What learning begins with: wanda or magnitude.")] = "wanda",
+    start: Annotated[
+        str, typer.Option("--start", help="What learning begins with: wanda, magnitude, or the best.")
+    ] = "best",
     seconds: Annotated[float | None, typer.Option("--seconds", help="Time to learn.  [default: 600]")] = None,
     steps: Annotated[int | None, typer.Option("--steps", callback=o.at_least(1), help="Instead: steps.")] = None,
     rate: Annotated[float, typer.Option("--rate", help="Of the logits.")] = 50.0,

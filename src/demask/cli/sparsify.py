@@ -36,6 +36,7 @@ from demask.training import (
 from demask.training.sparsity import STARTS, Turn
 
 METHODS: Final = ("learned", *STARTS)
+BEST: Final = "best"  # the start of least loss on the windows learned from
 _CALIBRATION_KEY: Final = 3 << 40  # no training and no evaluation has it
 _HELD_OUT: Final = 256  # texts of a known language to evaluate on
 _ROUNDS: Final = 4  # masks per held-out window
@@ -104,7 +105,7 @@ def run(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    for option, given, known in (("--method", method, METHODS), ("--start", start, STARTS)):
+    for option, given, known in (("--method", method, METHODS), ("--start", start, (BEST, *STARTS))):
         if given not in known:
             raise SpecError(f"{option} {given!r}; expected one of {', '.join(known)}")
     _check_out(out)
@@ -132,8 +133,9 @@ def run(
 
     learned: LearnedMasks | None = None
     if method == "learned":
-        keep(masks[start])
-        learned = learn_masks(layers, masks[start], losses, recipe, keep=keep, watch=_watching(quiet=as_json))
+        begun = masks[_best(layers, masks, losses) if start == BEST else start]
+        keep(begun)
+        learned = learn_masks(layers, begun, losses, recipe, keep=keep, watch=_watching(quiet=as_json))
         masks["learned"] = dict(learned.masks)
     else:
         keep(masks[method])
@@ -142,6 +144,16 @@ def run(
     _tell(name, out, recipe.pattern, layers, scores, learned, as_json)
     if learned is not None and learned.status is Status.INTERRUPTED:
         raise typer.Exit(130)
+
+
+def _best(layers: Layers, masks: dict[str, dict[str, Tensor]], losses: Calibration) -> str:
+    """Return the name of the masks with the least loss."""
+    found = {}
+    with working("comparing"):
+        for name, each in masks.items():
+            with sparse.masked(layers, each):
+                found[name] = sum(map(losses, range(len(losses))))
+    return min(found, key=lambda name: found[name])
 
 
 def _check_out(out: Path) -> None:
