@@ -35,7 +35,8 @@ def main(*words: str) -> None:
     points.parent.mkdir(parents=True, exist_ok=True)
     if "--again" in words:
         family = known[names[0]]()
-        print(point(family, Strategy("", "", names[1]), names[1]))
+        listed = [strategy for strategy in STRATEGIES if names[1] in _specs(strategy, family)]
+        point(family, *(listed[:1] or [Strategy("", "", names[1])]), names[1])
         return
     if "--draw" not in words:
         for name in names or list(known):
