@@ -174,3 +174,48 @@ def test_ctrl_c_is_a_clean_stop(tmp_path):
     assert "Traceback" not in stderr
     assert folder.read(out).about["steps"] >= 1
     assert (out / "training.safetensors").exists()
+
+
+TOGETHER = ("--context", 16, "--rounds", 2, "--batch", 2, "--vocabulary", 280, "--peers", 3)
+
+
+def test_peers_train_together(texts, tmp_path, demask, as_json, refused):
+    out = tmp_path / "model"
+    told = demask("train", texts, "--out", out, *TOGETHER, "--method", "dfedadmm(2)", "--topology", "grid(rows=1)")
+    assert "2 rounds, 12 gradients: the mean model has" in told.stdout
+    assert "characters of each peer: " in told.stdout
+    assert "round 2, 3 peers, loss" in told.stderr
+    assert folder.read(out).about["method"].startswith("DFedADMM(steps=2")
+    assert "--resume" in refused("train", texts, "--out", out, *TOGETHER)
+    assert "method, topology differ" in refused("train", texts, "--out", out, *TOGETHER, "--resume")
+    found = as_json(
+        "train", "--oracle", "notes", "--out", tmp_path / "notes", "--peers", 2, "--rounds", 1, "--batch", 2
+    )
+    assert (found["status"], found["gradients"], found["characters"]) == ("finished", 10, [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--peers", 3, "--steps", 4], ["--steps: --peers has rounds and a method"]),
+        (["--peers", 3, "--optimiser", "adamw", "--compile"], ["--compile, --optimiser: --peers"]),
+        (["--method", "dpsgd"], ["--method: for --peers only"]),
+        (["--peers", 13], ["texts for 13 peers", "fewer peers"]),
+        (["--peers", 3, "--topology", "star"], ["no topology is called 'star'"]),
+        (["--peers", 3, "--topology", "edges(((0, 1), (2, 3)))"], ["the edge (2, 3) among 3 peers"]),
+        (["--peers", 4, "--topology", "edges(((0, 1), (2, 3)))"], ["2 parts that never hear of each other"]),
+        (["--peers", 3, "--method", "dfedprox"], ["no method is called 'dfedprox'; there are: DFedADMM, "]),
+        (["--peers", 3, "--method", "dfedadmm(reach=0)"], ["reach = 0; expected a finite number > 0"]),
+        (["--peers", 3, "--concentration", "0"], ["concentration of 0"]),
+        (
+            ["--peers", 9, "--context", "200", "--concentration", "0.1"],
+            ["peer ", "has too little data", "fewer --peers"],
+        ),
+        (["--peers", 2, "--rounds", "9", "--method", "dfedavg(2, sgd(1e30))"], ["peer ", "lower the rate"]),
+    ],
+)
+def test_peers_that_cannot_train(texts, tmp_path, refused, args, words):
+    options = () if "--context" in args else ("--context", 16)
+    told = refused("train", texts, "--out", tmp_path / "m", "--vocabulary", 280, "--batch", 2, *options, *args)
+    for word in words:
+        assert word in told

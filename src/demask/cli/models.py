@@ -4,7 +4,7 @@ Nothing heavy is imported until a command runs, so that help comes at once.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -12,9 +12,13 @@ from demask.cli import options as o
 from demask.cli.group import app
 from demask.cli.output import working
 
+_ALONE: Final = ("seconds", "steps", "accumulate", "optimiser", "rate", "compile")
+_TOGETHER: Final = ("topology", "method", "rounds", "concentration")
+
 
 @app.command()
 def train(
+    asked: typer.Context,
     files: Annotated[
         list[Path] | None, typer.Argument(metavar="[FILES]", help="Texts, or folders that hold them.")
     ] = None,
@@ -57,6 +61,19 @@ def train(
         Path | None, typer.Option("--from", metavar="DIR", help="Begin with the weights of this model folder.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --out.")] = False,
+    peers: Annotated[
+        int | None, typer.Option("--peers", callback=o.at_least(1), help="Train so many peers that share no data.")
+    ] = None,
+    topology: Annotated[
+        str, typer.Option("--topology", metavar="SPEC", help="Who talks to whom: ring, grid, 'graph(\"peers.gml\")'.")
+    ] = "ring",
+    method: Annotated[
+        str, typer.Option("--method", metavar="SPEC", help="dfedadmm, 'dfedavg(5, adam(0.001))', dfedsam, dpsgd.")
+    ] = "dfedadmm",
+    rounds: Annotated[int, typer.Option("--rounds", callback=o.at_least(1), help="Exchanges of the peers.")] = 200,
+    concentration: Annotated[
+        float, typer.Option("--concentration", help="Of the peers' shares of the files; small is uneven.")
+    ] = 0.6,
     json: o.Json = False,
 ) -> None:
     """Train a masked diffusion model on texts; Ctrl-C stops it, --resume goes on."""
@@ -64,6 +81,18 @@ def train(
         from demask.cli.train import Material, run
         from demask.training import Masks, Recipe
     material = Material(tuple(files or ()), oracle, glob, held_out, documents, context, tokenizer, vocabulary)
+    given = o.given(asked)
+    if peers is not None:
+        from demask.cli import federated
+
+        o.refuse(given & {*_ALONE}, "--peers has rounds and a method")
+        federated.run(
+            material, peers, topology, method, out=out, rounds=rounds, batch=batch, early=early, network=network,
+            precision=precision, key=key, size=size, concentration=concentration, resume=resume, start=start,
+            threads=threads, as_json=json,
+        )  # fmt: skip
+        return
+    o.refuse(given & {*_TOGETHER}, "for --peers only")
     recipe = Recipe(
         steps, 600.0 if seconds is None and steps is None else seconds, batch, optimiser, rate, accumulate=accumulate,
         precision=precision, compiled=compiled, masks=Masks(early=early), network=network, key=key,

@@ -1,11 +1,11 @@
 """The options that commands share, each written once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
-from typer import CallbackParam, Option
+from typer import CallbackParam, Context, Option
 
 from demask.errors import SpecError
 
@@ -47,6 +47,15 @@ class Over(StrEnum):
 
     masked = "masked"
     row = "row"
+def given(context: Context) -> set[str]:
+    """Return the options that were typed, without their dashes."""
+    sources = {param.opts[0]: context.get_parameter_source(str(param.name)) for param in context.command.params}
+    return {name.lstrip("-") for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+def refuse(names: Iterable[str], why: str) -> None:
+    """Raise a SpecError if options are named that do not go together with the others."""
+    found = ", ".join(f"--{name}" for name in sorted(names))
+    if found:
+        raise SpecError(f"{found}: {why}; leave it out")
 
 
 def at_least_each(least: int) -> Callable[[CallbackParam, Any], Any]:

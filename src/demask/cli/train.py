@@ -1,7 +1,7 @@
 """`demask train`: from texts, or a known language, to a model folder."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from demask.training import (
     Recipe,
     Score,
     Status,
+    Text,
     Trained,
     corpus,
     read,
@@ -74,15 +75,18 @@ class Material:
             SpecError: texts and a known language, or neither.
             TrainingError, TokenizerError: texts that nothing can be learned from.
         """
-        context = self.context or _CONTEXT.get(self.fill, 256)
+        texts, held, tokenizer = self.gather(tokenizer)
+        return self.rows(texts, tokenizer), held, tokenizer
+
+    def gather(self, tokenizer: Tokenizer | None = None) -> tuple[list[Text], HeldOut, Tokenizer]:
+        """Return the texts to train on (none of a known language), what to evaluate on, and the tokenizer."""
         if (self.oracle is None) == (not self.paths):
             raise SpecError("nothing to train on, or two things; give FILES, or --oracle notes, one of them")
         if self.oracle is not None:
             source = language(self.oracle)
             tokenizer = Tokenizer.words(source.words)
-            texts = source.sample(_HELD_OUT, key=HELD_OUT_KEY)
-            held = HeldOut.of(texts, tokenizer, context=context, fill="windows")
-            return Fresh(source, tokenizer, context), held, tokenizer
+            aside = source.sample(_HELD_OUT, key=HELD_OUT_KEY)
+            return [], HeldOut.of(aside, tokenizer, context=self.positions, fill="windows"), tokenizer
         kept, aside = split(read(self.paths, glob=self.glob), self.share)
         if tokenizer is None:
             tokenizer = (
@@ -90,8 +94,19 @@ class Material:
                 if self.tokenizer
                 else Tokenizer.train((text.content for text in kept), size=self.vocabulary)
             )
-        held = HeldOut.of((text.content for text in aside), tokenizer, context=context, fill=self.fill)
-        return corpus(kept, tokenizer, context=context, fill=self.fill), held, tokenizer
+        contents = (text.content for text in aside)
+        return kept, HeldOut.of(contents, tokenizer, context=self.positions, fill=self.fill), tokenizer
+
+    def rows(self, texts: Sequence[Text], tokenizer: Tokenizer) -> Data:
+        """Return rows of texts, or of the known language."""
+        if self.oracle is not None:
+            return Fresh(language(self.oracle), tokenizer, self.positions)
+        return corpus(texts, tokenizer, context=self.positions, fill=self.fill)
+
+    @property
+    def positions(self) -> int:
+        """Positions per window."""
+        return self.context or _CONTEXT.get(self.fill, 256)
 
 
 def language(name: str) -> Any:
@@ -124,16 +139,11 @@ def run(
         torch.set_num_threads(threads)
     processes = Processes.join()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _check_out(out)
+    check_out(out)
     with working("reading"):
-        begun = None if start is None else _begun(start, material)
+        begun = None if start is None else begun_from(start, material)
         data, held, tokenizer = material.open(None if begun is None else begun.tokenizer)
-    shape = Shape.of(size, tokenizer.size, data.context)
-    network = Network(shape, key=recipe.key) if begun is None else begun.denoiser.network.requires_grad_(True)
-    if network.shape != shape:
-        raise SpecError(
-            f"--from {start} is a {network.shape}; the options ask for a {shape}: --size, --context, --oracle"
-        )
+    network = network_of(material, tokenizer, size, recipe.key, begun)
     network = network.to(device)
     about = {"documents": material.fill, "language": material.oracle}
     with _watching(recipe, quiet=as_json or not processes.writes) as watch:
@@ -147,7 +157,24 @@ def run(
     return trained
 
 
-def _begun(start: Path, material: Material) -> folders.Folder:
+def network_of(material: Material, tokenizer: Tokenizer, size: str, key: int, begun: folders.Folder | None) -> Network:
+    """Return the network at its start: drawn, or that of a model folder.
+
+    Raises:
+        SpecError: a model folder of another shape than the options ask for.
+    """
+    shape = Shape.of(size, tokenizer.size, material.positions)
+    if begun is None:
+        return Network(shape, key=key)
+    network = begun.denoiser.network.requires_grad_(True)
+    if network.shape != shape:
+        raise SpecError(
+            f"--from {begun.path} is a {network.shape}; the options ask for a {shape}: --size, --context, --oracle"
+        )
+    return network
+
+
+def begun_from(start: Path, material: Material) -> folders.Folder:
     """Return the model that is to be trained further, with its tokenizer."""
     if material.tokenizer is not None:
         raise SpecError(f"--from {start} brings its tokenizer; leave out --tokenizer {material.tokenizer}")
@@ -188,7 +215,8 @@ def score_json(score: Score) -> dict[str, Any]:
     }
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Raise a DemaskError if no folder can be made there."""
     if out.exists() and not out.is_dir():
         raise DemaskError(f"--out {out} is a file; name a folder")
     if not out.resolve().parent.is_dir():

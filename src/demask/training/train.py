@@ -8,19 +8,17 @@ from hashlib import blake2b
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from demask.chance import Keyed
 from demask.denoisers import folder as folders
-from demask.denoisers.permutation import Permutation, streams
+from demask.denoisers.permutation import Permutation
 from demask.denoisers.transformer import Network, Transformer
 from demask.errors import CheckpointError, TrainingError
 from demask.tokenizer import Tokenizer
 from demask.training.checkpoint import FILE, Checkpoint
-from demask.training.data import Batch, Data, HeldOut
+from demask.training.data import Data, HeldOut
 from demask.training.evaluate import Score, evaluate
-from demask.training.masked import Masked, draw
+from demask.training.lesson import Lesson
 from demask.training.processes import Processes
 from demask.training.recipe import Optimisers, Recipe
 from demask.training.stopping import stoppable
@@ -195,17 +193,13 @@ class _Training:
         """Take one step; return the loss."""
         recipe, processes = self.recipe, self.processes
         chance = Keyed.of(recipe.key, self.names).fork("train", self.step)
-        batch = self.data.batch(chance.fork("data"))
-        masked = draw(torch.ones_like(batch.tokens, dtype=torch.bool), chance, shares=recipe.masks.range(progress))
-        ranks = None
-        if recipe.network == "permutation":
-            keys = chance.fork("order").permutation(masked.where)
-            ranks = (keys.argsort(1, descending=True).argsort(1) + 1).masked_fill(~masked.where, 0)
+        lesson = Lesson.draw(self.data, chance, shares=recipe.masks.range(progress), network=recipe.network)
         mine = processes.part(recipe.batch)
         size = max(1, -(-(mine.stop - mine.start) // recipe.accumulate))
         total = torch.zeros((), device=self.device)
         for start in range(mine.start, mine.stop, size):
-            loss = self._loss(batch, masked, ranks, slice(start, min(start + size, mine.stop)))
+            rows = slice(start, min(start + size, mine.stop))
+            loss = lesson.loss(self.network, rows, precision=recipe.precision)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         processes.add(self.network.parameters())
@@ -221,22 +215,6 @@ class _Training:
         present = self.network.state_dict()
         torch._foreach_lerp_([*self.average.values()], [present[name] for name in self.average], 1 - decay)
         return value
-
-    def _loss(self, batch: Batch, masked: Masked, ranks: Tensor | None, rows: slice) -> Tensor:
-        """Return these rows' share of the mean, over the rows of a batch, of the mean loss of masked tokens."""
-        part = masked.rows(rows)
-        part = Masked(part.where.to(self.device), part.weights.to(self.device))
-        tokens = batch.tokens[rows].to(self.device)
-        documents = None if batch.documents is None else batch.documents[rows].to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            if ranks is None:
-                ids = tokens.masked_fill(part.where, self.network.shape.vocabulary)
-                features = self.network(ids, documents=documents)
-            else:
-                features = streams(self.network, tokens, ranks[rows].to(self.device), documents=documents)
-            logits = self.network.logits(features[part.where])
-        losses = functional.cross_entropy(logits.float(), tokens[part.where], reduction="none")
-        return part.sum(losses) / len(batch.tokens)
 
     def _denoiser(self) -> Transformer | Permutation:
         """Return the averaged network."""

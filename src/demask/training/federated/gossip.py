@@ -33,6 +33,7 @@ class Peer:
         memory: what its method remembers, never sent.
         loss: mean of the last round's losses.
         gradients: how many it has asked for.
+        sent: bytes.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Peer:
     memory: Memory = field(default_factory=dict)
     loss: float = float("nan")
     gradients: int = 0
+    sent: int = 0
 
     def propose(self, method: Method, turn: int, height: float) -> Tensor:
         """Take the local steps of a round; return what to send.
@@ -183,7 +185,8 @@ def gossip(
                 other: messages[other] for other in (*topology.neighbours(peer.number), peer.number) if other in names
             }
             peer.accept(method, mixed(peer.number, weights, heard))
-            sent += (len(heard) - 1) * messages[peer.number].nbytes
+            size = (len(heard) - 1) * messages[peer.number].nbytes
+            peer.sent, sent = peer.sent + size, sent + size
         turns.append(
             Turn(
                 turn + 1, sum(peer.loss for peer in present) / len(present), apart([peer.point for peer in present]),

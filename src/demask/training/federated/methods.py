@@ -126,6 +126,9 @@ class DFedADMM:
         no drift. Where every peer hears every other this is the optimum of the mean; on a sparse graph peers stay
         O(lambda / (1 - psi)) apart.
 
+    Where rates fall, lambda falls with them: a peer moves by lambda dual_i per round however small its own steps are, so
+    small steps with a large lambda go on in the direction of an old dual.
+
     The steps above are recalled from the paper and agree with the centralised code of its authors; they are not confirmed
     line by line against its pseudo-code. The laws are tested.
 
@@ -153,13 +156,13 @@ class DFedADMM:
     def propose(self, point: Tensor, memory: Memory, gradient: Gradient, height: float) -> tuple[Tensor, Memory]:
         """Return z, and the memory with the new dual."""
         kept, moved = _copied(memory), point.clone()
-        dual = kept.get("dual", torch.zeros_like(point))
+        dual, reach = kept.get("dual", torch.zeros_like(point)), self.reach * height
         self.descent.start(kept)
         for step in range(self.steps):
-            pull = (moved - point).div_(self.reach).sub_(dual)
+            pull = (moved - point).div_(reach).sub_(dual)
             self.descent.move(moved, pull.add_(sharp(gradient, moved, step, self.radius)), kept, height)
-        dual = dual - (moved - point) / self.reach
-        return moved - self.reach * dual, kept | {"dual": dual}
+        dual = dual - (moved - point) / reach
+        return moved - reach * dual, kept | {"dual": dual}
 
     def accept(self, mixed: Tensor, memory: Memory) -> Tensor:
         """Return the mixed point."""
