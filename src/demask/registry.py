@@ -80,6 +80,8 @@ KINDS: dict[str, dict[str, Entry]] = {
         "shuffle": oracles.shuffle,
         "table": oracles.Table.random,
     },
+    "coefficients": {"General": samplers.General, "LowDimensional": samplers.LowDimensional},
+    "distribution": {"points": oracles.points, "subspaces": oracles.subspaces},
     "denoiser": {
         "Delayed": denoisers.Delayed,
         "Forbidden": denoisers.Forbidden,
@@ -99,7 +101,8 @@ def build(text: str, kind: str, **context: Any) -> Any:
 
     Parameters:
         text: such as `minimax(target="both")`.
-        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "oracle" or "denoiser".
+        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "oracle", "denoiser", or of the
+            continuous companion "coefficients" and "distribution".
         context: values for parameters that the specification leaves out, by name (steps=16, length=256, curve=..).
 
     Returns:
@@ -224,4 +227,5 @@ def _example(kind: str) -> str:
         "schedule": "minimax(target='both')",
         "order": "Blockwise(Confidence(), 32)",
         "oracle": "latin_square",
+        "distribution": "subspaces(count=3)",
     }.get(kind, ", ".join(names(kind)))
