@@ -34,7 +34,7 @@ class OracleError(DemaskError):
 
 
 class DenoiserError(DemaskError):
-    """A denoiser whose answer is not a set of distributions."""
+    """A denoiser whose answer is not a set of distributions, or a score whose answer is no finite vector."""
 
 
 class LawError(DemaskError):

@@ -95,6 +95,8 @@ KINDS: dict[str, dict[str, Entry]] = {
         "shuffle": oracles.shuffle,
         "table": oracles.Table.random,
     },
+    "coefficients": {"General": samplers.General, "LowDimensional": samplers.LowDimensional},
+    "distribution": {"points": oracles.points, "subspaces": oracles.subspaces},
     "denoiser": {
         "Delayed": denoisers.Delayed,
         "Forbidden": denoisers.Forbidden,
@@ -138,6 +140,8 @@ def build(text: str, kind: str, **context: Any) -> Any:
         kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "grid" (of levels of noise), "potential"
             (of particles), "oracle", "denoiser"; of
             decentralised training "topology", "method", "descent".
+        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "oracle", "denoiser", or of the
+            continuous companion "coefficients" and "distribution".
         context: values for parameters that the specification leaves out, by name (steps=16, length=256, curve=..).
 
     Returns:
@@ -262,4 +266,5 @@ def _example(kind: str) -> str:
         "schedule": "minimax(target='both')",
         "order": "Blockwise(Confidence(), 32)",
         "oracle": "latin_square",
+        "distribution": "subspaces(count=3)",
     }.get(kind, ", ".join(names(kind)))

@@ -8,6 +8,7 @@ from demask.samplers.editing import Editing
 from demask.samplers.ended import Ended
 from demask.samplers.grids import Constant, ExponentialThenConstant, Grid, Linear
 from demask.samplers.lookahead import Lookahead
+from demask.samplers.gaussian import Backward, Coefficients, Forward, General, LowDimensional, Score, draw
 from demask.samplers.parallel import Asked, Parallel, State, largest
 from demask.samplers.particles import inside
 from demask.samplers.potentials import Foresight, Potential, Reward, SelfReward
@@ -23,8 +24,10 @@ __all__ = [
     "Absorbing",
     "Adaptive",
     "Asked",
+    "Backward",
     "Beam",
     "Cap",
+    "Coefficients",
     "Confident",
     "Constant",
     "Credited",
@@ -32,11 +35,14 @@ __all__ = [
     "Ended",
     "ExponentialThenConstant",
     "Foresight",
+    "Forward",
+    "General",
     "Grid",
     "Linear",
     "Logp",
     "Lookahead",
     "Loop",
+    "LowDimensional",
     "Normaliser",
     "Parallel",
     "Potential",
@@ -45,12 +51,14 @@ __all__ = [
     "Rescale",
     "Reward",
     "SMC",
+    "Score",
     "SelfReward",
     "Speculative",
     "Stable",
     "State",
     "Stopped",
     "UniformState",
+    "draw",
     "inside",
     "largest",
 ]
