@@ -82,16 +82,6 @@ def table(seconds="600", rate="50", scale="10", batch="32", glob="*"):
     tracked = []
     found = learn_masks(layers, masks[begun], losses, recipe, watch=lambda turn: tracked.append(turn.tracker))
     masks["learned"] = found.masks
-    count = sum(x.weight.numel() for x in layers.values())
-    print(f"{glob}: {len(layers)} layers, {count:,} weights; {found.steps} steps in "
-          f"{found.seconds:.0f} s, rate {rate}, scale {scale}, batch {batch}")  # fmt: skip
-    print("drawn masks less the first ones, running mean, nats per token:", " ".join(
-        f"{tracked[int((len(tracked) - 1) * share / 8)]:+.4f}" for share in range(9)))  # fmt: skip
-    print(
-        "| weights kept | nats per note | above dense | less than Wanda | on the windows learned from |\n"
-        "|---|---|---|---|---|"
-    )
-    kept, calibrated = {"dense": dense}, {"dense": sum(map(losses, range(len(losses)))) / len(losses)}
     calibrated["learned"] = on_average(layers, found.masks, losses)
     weights = sum(layer.weight.numel() for layer in layers.values())
     print(f"{glob}: {len(layers)} layers, {weights:,} weights; {found.steps} steps in {found.seconds:.0f} s from {begun}, "

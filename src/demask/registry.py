@@ -138,9 +138,7 @@ def build(text: str, kind: str, **context: Any) -> Any:
     Parameters:
         text: such as `minimax(target="both")`.
         kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "grid" (of levels of noise), "potential"
-            (of particles), "oracle", "denoiser"; of
-            decentralised training "topology", "method", "descent".
-        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "oracle", "denoiser", or of the
+            (of particles), "oracle", "denoiser"; of decentralised training "topology", "method", "descent"; of the
             continuous companion "coefficients" and "distribution".
         context: values for parameters that the specification leaves out, by name (steps=16, length=256, curve=..).
 

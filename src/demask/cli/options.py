@@ -47,10 +47,14 @@ class Over(StrEnum):
 
     masked = "masked"
     row = "row"
+
+
 def given(context: Context) -> set[str]:
     """Return the options that were typed, without their dashes."""
     sources = {param.opts[0]: context.get_parameter_source(str(param.name)) for param in context.command.params}
     return {name.lstrip("-") for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+
+
 def refuse(names: Iterable[str], why: str) -> None:
     """Raise a SpecError if options are named that do not go together with the others."""
     found = ", ".join(f"--{name}" for name in sorted(names))

@@ -14,11 +14,6 @@ from demask.recommend.ranking import ItemKNN, Popularity, Ranker, Ranking
 from demask.recommend.train import Epoch, RecommendRecipe, TrainedRecommender, train_recommender
 
 __all__ = [
-    "Cases", "Catalogue", "Catalogued", "Dimensions", "Epoch", "Event", "Generative", "Given", "Interactions", "ItemKNN",
-    "Known", "Network", "Popularity", "Prepared", "Quality", "Quantiser", "Ranker", "Ranking", "RecommendRecipe", "Recommender",
-    "Sentences", "TrainedRecommender", "Views", "Words", "confidence", "evaluate", "loss", "nested", "read_data",
-    "read_embeddings", "read_events", "read_model", "read_texts", "released", "train_recommender", "views", "write_data",
-    "write_model",
     "Cases", "Catalogue", "Catalogued", "Dimensions", "Epoch", "Event", "Generative", "Given", "Interactions",
     "ItemKNN", "Known", "Network", "Popularity", "Prepared", "Quality", "Quantiser", "Ranker", "Ranking",
     "RecommendRecipe", "Recommender", "Sentences", "TrainedRecommender", "Views", "Words", "confidence", "evaluate",

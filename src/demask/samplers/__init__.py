@@ -6,9 +6,9 @@ from demask.samplers.credited import Credited
 from demask.samplers.ctmc import Absorbing, UniformState
 from demask.samplers.editing import Editing
 from demask.samplers.ended import Ended
+from demask.samplers.gaussian import Backward, Coefficients, Forward, General, LowDimensional, Score, draw
 from demask.samplers.grids import Constant, ExponentialThenConstant, Grid, Linear
 from demask.samplers.lookahead import Lookahead
-from demask.samplers.gaussian import Backward, Coefficients, Forward, General, LowDimensional, Score, draw
 from demask.samplers.parallel import Asked, Parallel, State, largest
 from demask.samplers.particles import inside
 from demask.samplers.potentials import Foresight, Potential, Reward, SelfReward
@@ -19,8 +19,8 @@ from demask.samplers.speculative import Speculative
 from demask.samplers.stable import Stable
 from demask.samplers.stopped import Stopped
 
-
 __all__ = [
+    "SMC",
     "Absorbing",
     "Adaptive",
     "Asked",
@@ -50,7 +50,6 @@ __all__ = [
     "Renoising",
     "Rescale",
     "Reward",
-    "SMC",
     "Score",
     "SelfReward",
     "Speculative",

@@ -288,8 +288,6 @@ def learn_masks(
 
     Minimises E f(m * w) over the law of masks whose blocks are drawn without replacement from softmax of their logits, by
     the residual policy gradient with a tracker. Minibatches are taken in turn. In the end every block keeps its N largest
-    logits. The weights are those from before when this returns or raises. Ctrl-C and SIGTERM end the current step and
-    return.
     logits. The weights are those from before when this returns or raises. Ctrl-C and SIGTERM end the step and return.
 
     The estimate of the gradient is unbiased up to the tracker, which has seen the current residual with weight 1 - memory:
