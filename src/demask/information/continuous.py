@@ -131,7 +131,8 @@ def guarantee(target: Gaussians, sampler: Backward) -> float:
 
     r_t = bridge_t / Var_t, which is 1 for `LowDimensional`, so that d drops out; KL_T is that of the start, in d of the
     order d abar_T^2. I = H(m) + E sum_j log(1 + g_1 lambda_mj) / 2 >= I(X_0; X_1): log(count) for points,
-    k/2 log(1 + g_1 lambda) on a subspace. Should r_t exceed 1, max_t (r_t - 1)_+ ((1 + kappa) I + kappa g_T M_T / 2) is added.
+    k/2 log(1 + g_1 lambda) on a subspace. Should r_t exceed 1, max_t (r_t - 1)_+ ((1 + kappa) I + kappa g_T M_T / 2)
+    is added.
 
     The first part is the error of rectangles under a falling curve, with g - g' <= kappa g' in each: the twin of
     E KL <= kappa D on masks.
