@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "demask"
 LAYERS = [
     "errors", "files", "tokenizer", "canvas", "curve", "contracts", "chance", "schedules", "orders", "verifiers", "loop",
     "collect", "samplers", "oracles", "denoisers", "policies", "information", "training", "registry", "generate", "batch",
-    "testing", "plots", "report", "cli",
+    "testing", "plots", "panels", "report", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

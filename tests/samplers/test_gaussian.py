@@ -89,7 +89,7 @@ def test_a_row_does_not_depend_on_its_mates():
 
 
 def test_normal_numbers():
-    """160,000 of them: moments within five standard errors, false alarm below 1e-5; pairs of places and rows uncorrelated."""
+    """160,000 of them: moments within five standard errors, false alarm below 1e-5; neighbours uncorrelated."""
     x = Keyed.of(0, torch.arange(400)).normal(400)
     n = x.numel()
     for power, mean, spread in ((1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0)):

@@ -129,7 +129,7 @@ def guarantee(target: Gaussians, sampler: Backward) -> float:
 
         path KL <= KL_T + kappa (I + g_T M_T / 2) + d/2 sum_t (r_t - 1 - log r_t),   kappa = max_t g_{t-1} / g_t - 1,
 
-    r_t = bridge_t / Var_t, which is 1 for `LowDimensional`, so that d drops out; KL_T is that of the start, in d of the order
+    r_t = bridge_t / Var_t, which is 1 for `LowDimensional`, so that d drops out; KL_T is that of the start, in d only
     d abar_T^2. I = H(m) + E sum_j log(1 + g_1 lambda_mj) / 2 >= I(X_0; X_1): log(count) for points, k/2 log(1 + g_1 lambda)
     on a subspace. Should r_t exceed 1, max_t (r_t - 1)_+ ((1 + kappa) I + kappa g_T M_T / 2) is added.
 
@@ -208,17 +208,19 @@ def _log_ratio(target: Gaussians, sampler: Backward, score: Score, rows: int, ke
 def _above(threshold: float, slopes: Floats, count: Floats) -> float:
     """Return P(sum_i slopes_i C_i < threshold), C_i chi-square of count_i degrees, for one or two of them."""
     from scipy.integrate import quad
-    from scipy.stats import chi2  # scipy is imported where it is used: `import demask` stays light
+    from scipy.special import gammainc, gammaincc, gammaincinv  # imported where used: `import demask` stays light
 
     def below(level: float, slope: float, degrees: float) -> float:
-        return float(chi2.cdf(level / slope, degrees) if slope > 0 else chi2.sf(level / slope, degrees))
+        return float((gammainc if slope > 0 else gammaincc)(degrees / 2, max(level / slope, 0.0) / 2))
 
     if len(slopes) == 1:
         return below(threshold, slopes[0], count[0])
     inner, outer = (0, 1) if count[0] >= count[1] else (1, 0)
 
     def rest(share: float) -> float:
-        return below(threshold - slopes[outer] * float(chi2.ppf(share, count[outer])), slopes[inner], count[inner])
+        return below(
+            threshold - slopes[outer] * 2.0 * float(gammaincinv(count[outer] / 2, share)), slopes[inner], count[inner]
+        )
 
-    kink = float(chi2.cdf(threshold / slopes[outer], count[outer]))  # where the rest changes its sign
+    kink = float(gammainc(count[outer] / 2, max(threshold / slopes[outer], 0.0) / 2))  # where the rest changes its sign
     return float(quad(rest, 0.0, 1.0, points=[kink] if 0 < kink < 1 else None, epsabs=1e-10, limit=400)[0])

@@ -5,6 +5,7 @@ from demask.training.evaluate import Score, evaluate
 from demask.training.masked import Masks, draw
 from demask.training.policy import PolicyRecipe, Round, TrainedPolicy, train_policy
 from demask.training.recipe import Recipe
+from demask.training.score import LearnedScore, fit_score
 from demask.training.task import Task, possible, texts
 from demask.training.train import Moment, Status, Trained, train
 
@@ -13,6 +14,7 @@ __all__ = [
     "Data",
     "Fresh",
     "HeldOut",
+    "LearnedScore",
     "Masks",
     "Moment",
     "Packed",
@@ -29,6 +31,7 @@ __all__ = [
     "corpus",
     "draw",
     "evaluate",
+    "fit_score",
     "possible",
     "read",
     "split",
