@@ -140,8 +140,8 @@ def compare(
 
     With --model: how many of the model's texts satisfy every constraint of its language, against the passes they cost.
 
-    With --continuous: the error of removing noise in so many steps from points of R^d whose scores are exact, for several d at the
-    same intrinsic dimension, with coefficients that adapt to it and with others.
+    With --continuous: the error of removing noise in so many steps from points of R^d whose scores are exact, for several d
+    at the same intrinsic dimension, with coefficients that adapt to it and with others.
     """
     if continuous:
         own = (text, length, schedules, model, texts, unit, markov, smoothing)
@@ -172,7 +172,7 @@ def compare(
         return
     if texts is not None or key is not None:
         raise SpecError(
-            "--texts and --key are for --model, --key also for --continuous; the comparison of a known distribution draws nothing"
+            "--texts and --key are for --model, --key also for --continuous; a known distribution draws nothing"
         )
     with working("loading"):
         from demask.cli.compare import run

@@ -216,11 +216,10 @@ def _above(threshold: float, slopes: Floats, count: Floats) -> float:
     if len(slopes) == 1:
         return below(threshold, slopes[0], count[0])
     inner, outer = (0, 1) if count[0] >= count[1] else (1, 0)
+    half = count[outer] / 2
 
     def rest(share: float) -> float:
-        return below(
-            threshold - slopes[outer] * 2.0 * float(gammaincinv(count[outer] / 2, share)), slopes[inner], count[inner]
-        )
+        return below(threshold - 2.0 * slopes[outer] * float(gammaincinv(half, share)), slopes[inner], count[inner])
 
-    kink = float(gammainc(count[outer] / 2, max(threshold / slopes[outer], 0.0) / 2))  # where the rest changes its sign
+    kink = float(gammainc(half, max(threshold / slopes[outer], 0.0) / 2))  # where the rest changes its sign
     return float(quad(rest, 0.0, 1.0, points=[kink] if 0 < kink < 1 else None, epsabs=1e-10, limit=400)[0])

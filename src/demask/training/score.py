@@ -1,8 +1,8 @@
 """Learn a score from few points by taking noise off them again.
 
-What remains of a point after noise is guessed by least squares, which is all that a score needs (Tweedie's formula). The guess
-begins as the best linear one, which is that of the data's mean and covariance, and lies in their span: a direction in which no
-two points differ stays exact, however badly the rest is learned.
+A clean point is guessed from a noisy one by least squares, which is all that a score needs (Tweedie's formula). The guess
+begins as the best linear one, that of the data's mean and covariance, and lies in their span: a direction in which no two
+points differ stays exact, however badly the rest is learned.
 """
 
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class LearnedScore:
         centre: (d,), mean of the data.
         basis: (d, r), orthonormal columns, the span of the data less their mean.
         variances: (r,) of the data along them.
-        held_out: nats; the mean over points that were not trained on of sum_t (g_{t-1} - g_t) |guess - X_0|^2 / 2, that is the
-            path KL up to a constant of the data.
+        held_out: nats; the mean over points that were not trained on of sum_t (g_{t-1} - g_t) |guess - X_0|^2 / 2, which is
+            the path KL up to a constant of the data.
     """
 
     network: nn.Module
@@ -79,8 +79,8 @@ def fit_score(
     """Learn the score of the law that the data were drawn from, at the noise levels of a forward schedule.
 
     Minimises sum_{t=2}^{T} (g_{t-1} - g_t) E |guess - X_0|^2 / 2, g the ratio of signal to noise: of a sampler with
-    `LowDimensional` coefficients this is the path KL itself, up to what no score changes. A tenth of the points is held out, and
-    the weights that guess them best are kept, so that few points are not learned by heart.
+    `LowDimensional` coefficients this is the path KL itself, up to what no score changes. A tenth of the points is held out,
+    and the weights that guess them best are kept, so that few points are not learned by heart.
 
     Parameters:
         data: (n, d), n >= 10, finite.
