@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from demask.errors import TrainingError
 from demask.samplers.gaussian import Forward
 
-_FREQUENCIES: Final = (0.25, 0.5, 1.0, 2.0)  # of the logarithm of signal to noise, in turns of pi per unit / 4
+_FREQUENCIES: Final = (0.25, 0.5, 1.0, 2.0)  # of the logarithm of signal to noise, in units of pi / 4
+_RIPPLES: Final = (2.0, 4.0)  # of every coordinate, for laws that are finer than their spread
 _LEVELS: Final = 32  # of noise, at which every held-out point is guessed
 _CHECKS: Final = 20  # times that held-out points are guessed during the training
 
@@ -188,7 +189,7 @@ def _descend(
 
 def _network(rank: int, width: int) -> nn.Module:
     """Return F; it begins as 0."""
-    features = rank + 1 + 2 * len(_FREQUENCIES)
+    features = rank * (1 + 2 * len(_RIPPLES)) + 1 + 2 * len(_FREQUENCIES)
     last = nn.Linear(width, rank)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -200,6 +201,8 @@ def _guess(network: nn.Module, variances: Tensor, inside: Tensor, noise: Tensor)
     total = (1.0 - noise) * variances + noise
     height = ((1.0 - noise) / noise).log()
     waves = height * torch.tensor(_FREQUENCIES, dtype=torch.float64) * (pi / 4)
-    seen = torch.cat((inside / total.sqrt(), height / 10, waves.sin(), waves.cos()), 1)
+    unit = inside / total.sqrt()
+    ripples = torch.cat([unit * frequency for frequency in _RIPPLES], 1)
+    seen = torch.cat((unit, ripples.sin(), ripples.cos(), height / 10, waves.sin(), waves.cos()), 1)
     rest: Tensor = network(seen.float()).double()
     return (1.0 - noise).sqrt() * variances * inside / total + (variances * noise / total).sqrt() * rest
