@@ -17,7 +17,7 @@ from demask.errors import TrainingError
 from demask.samplers.gaussian import Forward
 
 _FREQUENCIES: Final = (0.25, 0.5, 1.0, 2.0)  # of the logarithm of signal to noise, in units of pi / 4
-_RIPPLES: Final = (2.0, 4.0)  # of every coordinate, for laws that are finer than their spread
+_RIPPLES: Final = (1.0, 2.0, 4.0)  # of every coordinate, for laws that are finer than their spread
 _LEVELS: Final = 32  # of noise, at which every held-out point is guessed
 _CHECKS: Final = 20  # times that held-out points are guessed during the training
 
@@ -72,9 +72,9 @@ def fit_score(
     forward: Forward,
     *,
     iterations: int = 2000,
-    batch: int = 256,
+    batch: int = 512,
     width: int = 128,
-    rate: float = 2e-3,
+    rate: float = 5e-3,
     key: int = 0,
 ) -> LearnedScore:
     """Learn the score of the law that the data were drawn from, at the noise levels of a forward schedule.
