@@ -1,15 +1,21 @@
 """Draw the pictures of the README and the guide: `make pictures`."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from demask import Canvas, Parallel, Random, measure, minimax, oracles, plots, sample
+from matplotlib.figure import Figure
+
+from demask import Canvas, Parallel, Random, measure, minimax, oracles, panels, plots, sample, uniform
+from demask.cli import continuous
 from demask.cli.compare import measured
 from demask.cli.sample import cells_of
+from demask.schedules import Sizes
 
 HERE = Path(__file__).parent / "pictures"
 STEPS = (4, 8, 16, 32, 64)
+LEVELS = (25, 50, 100, 200, 400, 800)
 
 
 def main() -> None:
@@ -28,6 +34,38 @@ def main() -> None:
     plots.save(
         plots.curve([measure(english, windows, passes=2048, name="a character chain on English")]), HERE / "curve.png"
     )
+    rows = continuous.measured(steps=LEVELS, dimensions=(8, 32, 128, 512), rank=4)
+    plots.save(panels.continuous(rows), HERE / "continuous.png")
+    plots.save(twice(), HERE / "twice.png")
+
+
+def twice() -> Figure:
+    """Draw one bit, repeated, of several lengths, beside a plane in several dimensions: steps that adapt, and others."""
+    codes = {n: oracles.repetition(n) for n in (32, 128, 512, 2048)}
+    rows = continuous.measured(steps=LEVELS, dimensions=tuple(codes), rank=2)
+
+    def masked(schedule: Callable[[int, int], Sizes]) -> dict[str, list[tuple[int, float]]]:
+        return {
+            f"n = {n}": [(k, schedule(n, k).cost(code.curve())) for k in STEPS if k < n] for n, code in codes.items()
+        }
+
+    def points(rule: str) -> dict[str, list[tuple[int, float]]]:
+        return {
+            f"d = {d}": [
+                (r["steps"], r["path_kl_nats"]) for r in rows if (r["dimension"], r["coefficients"]) == (d, rule)
+            ]
+            for d in codes
+        }
+
+    ignoring = [
+        panels.Panel("one bit, repeated n times: uniform", masked(uniform)),
+        panels.Panel("a plane in d dimensions: General()", points("General()")),
+    ]
+    adapting = [
+        panels.Panel('minimax(target="both")', masked(minimax)),
+        panels.Panel("LowDimensional()", points("LowDimensional()")),
+    ]
+    return panels.grid([("path KL, nats", ignoring), ("path KL, nats", adapting)])
 
 
 if __name__ == "__main__":

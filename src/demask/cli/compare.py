@@ -42,6 +42,7 @@ SPECS: Final = (
     "two_number",
     "optimal",
 )
+STEPS: Final = "4,8,16,32"
 _SMALL: Final = (256, 5)  # sequences and positions up to which the law of the output is found by enumeration
 _PATHS: Final = 60_000
 
@@ -132,34 +133,43 @@ def parse_steps(text: str) -> list[int]:
     Raises:
         SpecError: anything that is not a whole number >= 1, or one listed twice.
     """
+    return parse_counts(text, "--steps", STEPS)
+
+
+def parse_counts(text: str, option: str, example: str) -> list[int]:
+    """Return the whole numbers >= 1 in the list that an option was given.
+
+    Raises:
+        SpecError: anything else, or one listed twice.
+    """
     counts: list[int] = []
     for word in text.split(","):
         if not (word.strip().isascii() and word.strip().isdigit() and int(word) >= 1):
-            raise SpecError(f"--steps {text!r}: {word.strip()!r} is not a whole number >= 1; write --steps 4,8,16,32")
+            raise SpecError(f"{option} {text!r}: {word.strip()!r} is not a whole number >= 1; write {option} {example}")
         if int(word) in counts:
-            raise SpecError(f"--steps {text!r}: {int(word)} is listed twice")
+            raise SpecError(f"{option} {text!r}: {int(word)} is listed twice")
         counts.append(int(word))
     return sorted(counts)
 
 
-def parse_specs(text: str | None) -> list[str]:
+def parse_specs(text: str | None, known: Sequence[str] = SPECS, option: str = "--schedules") -> list[str]:
     """Return the specifications in a list such as uniform;cosine, all known ones by default.
 
     Raises:
         SpecError: an empty list.
     """
     if text is None:
-        return list(SPECS)
+        return list(known)
     specs = list(dict.fromkeys(spec.strip() for spec in text.split(";") if spec.strip()))
     if not specs:
-        raise SpecError(f"--schedules {text!r} names none; write --schedules 'uniform;minimax(target=\"tc\")'")
+        raise SpecError(f"{option} {text!r} names none; write {option} '{known[0]};{known[-1]}'")
     return specs
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Return the rows with a header; numbers in full, nothing where there is none."""
+def as_csv(rows: Sequence[Any]) -> str:
+    """Return rows, data classes of one kind, with a header; numbers in full, nothing where there is none."""
     out = StringIO()
-    writer = csv.DictWriter(out, list(Row.__dataclass_fields__), lineterminator="\n")
+    writer = csv.DictWriter(out, list(asdict(rows[0])), lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: "" if value is None else value for name, value in asdict(row).items()} for row in rows)
     return out.getvalue()

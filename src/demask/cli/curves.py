@@ -85,7 +85,14 @@ def compare(
     markov: o.Markov = o.MARKOV,
     smoothing: o.Smoothing = o.SMOOTHING,
     length: o.Length = None,
-    steps: Annotated[str, typer.Option("--steps", metavar="LIST", help="Numbers of steps.")] = "4,8,16,32",
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps",
+            metavar="LIST",
+            help="Numbers of steps.  [default: 4,8,16,32; with --continuous 25,50,100,200,400,800]",
+        ),
+    ] = None,
     schedules: Annotated[
         str | None, typer.Option("--schedules", metavar="LIST", help="Specs with ; between them, instead of all.")
     ] = None,
@@ -98,7 +105,30 @@ def compare(
     texts: Annotated[
         int | None, typer.Option("--texts", callback=o.at_least(1), help="With --model: texts each.  [default: 64]")
     ] = None,
-    key: Annotated[int | None, typer.Option("--key", help="With --model: the seed.  [default: 0]")] = None,
+    continuous: Annotated[
+        bool,
+        typer.Option(
+            "--continuous",
+            help="Points of R^d instead of tokens, --oracle subspaces, 'subspaces(count=3)', 'points(count=5)'.",
+        ),
+    ] = False,
+    dimensions: Annotated[
+        str | None,
+        typer.Option("--dimensions", metavar="LIST", help="With --continuous: of the space.  [default: 8,32,128,512]"),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", callback=o.at_least(0), help="With --continuous: dimensions of the data.  [default: 4]"),
+    ] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            "--rules", metavar="LIST", help="With --continuous: coefficients.  [default: General();LowDimensional()]"
+        ),
+    ] = None,
+    key: Annotated[
+        int | None, typer.Option("--key", help="With --model or --continuous: the seed.  [default: 0]")
+    ] = None,
     json: o.Json = False,
     csv: o.Csv = None,
     plot: o.Plot = None,
@@ -109,7 +139,26 @@ def compare(
     its total correlations TC and DTC; the KL of the output's own law is found by enumeration where that is small.
 
     With --model: how many of the model's texts satisfy every constraint of its language, against the passes they cost.
+
+    With --continuous: the error of removing noise in so many steps from points of R^d whose scores are exact, for several d
+    at the same intrinsic dimension, with coefficients that adapt to it and with others.
     """
+    if continuous:
+        own = (text, length, schedules, model, texts, unit, markov, smoothing)
+        if own != (None, None, None, None, None, o.Unit.characters, o.MARKOV, o.SMOOTHING):
+            raise SpecError(
+                "--continuous is about points, not tokens; leave out what describes texts, schedules and models"
+            )
+        with working("loading"):
+            from demask.cli.continuous import run as run_continuous
+        run_continuous(
+            oracle, steps=steps, dimensions=dimensions, rank=rank, rules=rules, key=key or 0, as_json=json, csv_file=csv,
+            plot=plot,
+        )  # fmt: skip
+        return
+    if (dimensions, rank, rules) != (None, None, None):
+        raise SpecError("--dimensions, --rank and --rules are for --continuous")
+    steps = "4,8,16,32" if steps is None else steps
     if model is not None:
         plain = (None, None, None, o.Unit.characters, o.MARKOV, o.SMOOTHING)
         if (text, oracle, length, unit, markov, smoothing) != plain:
@@ -122,7 +171,9 @@ def compare(
         )  # fmt: skip
         return
     if texts is not None or key is not None:
-        raise SpecError("--texts and --key are for --model; the comparison of a known distribution draws nothing")
+        raise SpecError(
+            "--texts and --key are for --model, --key also for --continuous; a known distribution draws nothing"
+        )
     with working("loading"):
         from demask.cli.compare import run
         from demask.cli.source import Source

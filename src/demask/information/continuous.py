@@ -209,17 +209,18 @@ def _log_ratio(target: Gaussians, sampler: Backward, score: Score, rows: int, ke
 def _above(threshold: float, slopes: Floats, count: Floats) -> float:
     """Return P(sum_i slopes_i C_i < threshold), C_i chi-square of count_i degrees, for one or two of them."""
     from scipy.integrate import quad
-    from scipy.stats import chi2  # scipy is imported where it is used: `import demask` stays light
+    from scipy.special import gammainc, gammaincc, gammaincinv  # imported where used: `import demask` stays light
 
     def below(level: float, slope: float, degrees: float) -> float:
-        return float(chi2.cdf(level / slope, degrees) if slope > 0 else chi2.sf(level / slope, degrees))
+        return float((gammainc if slope > 0 else gammaincc)(degrees / 2, max(level / slope, 0.0) / 2))
 
     if len(slopes) == 1:
         return below(threshold, slopes[0], count[0])
     inner, outer = (0, 1) if count[0] >= count[1] else (1, 0)
+    half = count[outer] / 2
 
     def rest(share: float) -> float:
-        return below(threshold - slopes[outer] * float(chi2.ppf(share, count[outer])), slopes[inner], count[inner])
+        return below(threshold - 2.0 * slopes[outer] * float(gammaincinv(half, share)), slopes[inner], count[inner])
 
-    kink = float(chi2.cdf(threshold / slopes[outer], count[outer]))  # where the rest changes its sign
+    kink = float(gammainc(half, max(threshold / slopes[outer], 0.0) / 2))  # where the rest changes its sign
     return float(quad(rest, 0.0, 1.0, points=[kink] if 0 < kink < 1 else None, epsabs=1e-10, limit=400)[0])

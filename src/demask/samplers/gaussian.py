@@ -1,7 +1,7 @@
 """The continuous companion: noise that is taken away in T steps, with coefficients that adapt to intrinsic dimension.
 
 A point of R^d has no masks and no finite draws, so this sampler has init, step and done as all others have, and is turned by
-`draw`, not by `demask.sample` (decision 14). Variances are per coordinate; all numbers are float64.
+`draw`, not by `demask.sample` (decision 15). Variances are per coordinate; all numbers are float64.
 """
 
 from dataclasses import dataclass, field, replace

@@ -5,6 +5,7 @@ from demask.training.evaluate import Score, evaluate
 from demask.training.masked import Masks, draw
 from demask.training.policy import PolicyRecipe, Round, TrainedPolicy, train_policy
 from demask.training.recipe import Recipe
+from demask.training.score import LearnedScore, fit_score
 from demask.training.sparsity import Calibration, LearnedMasks, SparsityRecipe, learn_masks, magnitude, wanda
 from demask.training.task import Task, possible, texts
 from demask.training.train import Moment, Status, Trained, train
@@ -16,6 +17,7 @@ __all__ = [
     "Fresh",
     "HeldOut",
     "LearnedMasks",
+    "LearnedScore",
     "Masks",
     "Moment",
     "Packed",
@@ -33,6 +35,7 @@ __all__ = [
     "corpus",
     "draw",
     "evaluate",
+    "fit_score",
     "learn_masks",
     "magnitude",
     "possible",
