@@ -81,6 +81,7 @@ KINDS: dict[str, dict[str, Entry]] = {
         "table": oracles.Table.random,
     },
     "denoiser": {
+        "Cached": denoisers.Cached,
         "Delayed": denoisers.Delayed,
         "Forbidden": denoisers.Forbidden,
         "Guided": denoisers.Guided,
@@ -128,7 +129,7 @@ def names(kind: str) -> list[str]:
 
     Example:
         >>> names("denoiser")
-        ['Delayed', 'Forbidden', 'Guided', 'MinP', 'Nucleus', 'Penalised', 'Tempered', 'TopK']
+        ['Cached', 'Delayed', 'Forbidden', 'Guided', 'MinP', 'Nucleus', 'Penalised', 'Tempered', 'TopK']
     """
     return sorted(KINDS[kind], key=str.lower)
 
