@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from demask.contracts import Law as Law
     from demask.curve import Curve as Curve
     from demask.curve import Estimate as Estimate
+    from demask.denoisers import Cached as Cached
     from demask.denoisers import Causal as Causal
     from demask.denoisers import Delayed as Delayed
     from demask.denoisers import Forbidden as Forbidden
@@ -93,8 +94,8 @@ _HOME = {
     "demask.contracts": ("Law",),
     "demask.curve": ("Curve", "Estimate"),
     "demask.denoisers": (
-        "Causal", "Delayed", "Forbidden", "Guided", "MinP", "Nucleus", "Penalised", "Permutation", "Tempered", "TopK",
-        "Transformer",
+        "Cached", "Causal", "Delayed", "Forbidden", "Guided", "MinP", "Nucleus", "Penalised", "Permutation", "Tempered",
+        "TopK", "Transformer",
     ),
     "demask.errors": ("DemaskError",),
     "demask.generate": ("Model", "Recipe", "Result", "Template", "load"),

@@ -36,7 +36,7 @@ class Run:
         nfe: (B,) int64, forward passes of the denoiser per row, as its answers state them.
         steps: (B,) int64, steps of the loop in which the row was not yet done.
         status: whether every row was finished.
-        law: what the sampler claims about the distribution.
+        law: what the sampler claims about the distribution; TILTED where the denoiser only approximates its model.
         key: reproduces the run; None where the chance was given as an object.
         collected: what each collector saw, by name; empty while the run goes on.
         certificate: what the steps are certified to cost, where they were planned: `Planned.sample` puts it here.
@@ -134,7 +134,8 @@ def steps(
     when = torch.full(canvas.shape, -1, device=canvas.device).masked_fill(canvas.masked, -2)
     count = torch.zeros(rows, dtype=torch.int64, device=canvas.device)
     nfe = torch.zeros_like(count)
-    law, name = sampler.law, key if isinstance(key, int) else None
+    law = Law.TILTED if _approximate(denoiser) else sampler.law
+    name = key if isinstance(key, int) else None
 
     def so_far(status: Status, collected: Mapping[str, Any]) -> Run:
         return Run(canvas.tokens, when, nfe, count, status, law, name, collected)
@@ -202,6 +203,15 @@ class _Metered:
 
     def _count(self, asked: Tensor, passes: int) -> None:
         self.nfe.add_(asked.view(len(self.nfe), -1).sum(1) if len(asked) > len(self.nfe) else asked, alpha=passes)
+
+
+def _approximate(denoiser: object) -> bool:
+    """Return whether a denoiser, or one that it is around, says that it does not answer with its model's laws."""
+    while denoiser is not None:
+        if getattr(denoiser, "law", None) is Law.TILTED:
+            return True
+        denoiser = getattr(denoiser, "inner", None)
+    return False
 
 
 def _chance(key: int | Chance, rows: int, names: Tensor | None, device: torch.device) -> Chance:

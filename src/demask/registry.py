@@ -98,6 +98,7 @@ KINDS: dict[str, dict[str, Entry]] = {
     "coefficients": {"General": samplers.General, "LowDimensional": samplers.LowDimensional},
     "distribution": {"points": oracles.points, "subspaces": oracles.subspaces},
     "denoiser": {
+        "Cached": denoisers.Cached,
         "Delayed": denoisers.Delayed,
         "Forbidden": denoisers.Forbidden,
         "Guided": denoisers.Guided,
@@ -168,7 +169,7 @@ def names(kind: str) -> list[str]:
 
     Example:
         >>> names("denoiser")
-        ['Delayed', 'Forbidden', 'Guided', 'MinP', 'Nucleus', 'Penalised', 'Tempered', 'TopK']
+        ['Cached', 'Delayed', 'Forbidden', 'Guided', 'MinP', 'Nucleus', 'Penalised', 'Tempered', 'TopK']
     """
     return sorted(KINDS[kind], key=str.lower)
 

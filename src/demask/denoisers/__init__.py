@@ -1,5 +1,6 @@
 """Denoisers: the law of each masked token, given the visible ones."""
 
+from demask.denoisers.cached import Cached
 from demask.denoisers.causal import Causal
 from demask.denoisers.guided import Guided
 from demask.denoisers.permutation import Permutation
@@ -9,6 +10,6 @@ from demask.denoisers.truncated import MinP, TopK
 from demask.denoisers.wrap import Continued, Nucleus, Restricted, Tempered
 
 __all__ = [
-    "Causal", "Continued", "Delayed", "Forbidden", "Guided", "MinP", "Nucleus", "Penalised", "Permutation", "Restricted",
-    "Shape", "Tempered", "TopK", "Transformer",
+    "Cached", "Causal", "Continued", "Delayed", "Forbidden", "Guided", "MinP", "Nucleus", "Penalised", "Permutation",
+    "Restricted", "Shape", "Tempered", "TopK", "Transformer",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """A published checkpoint as a denoiser: its network in two halves, and the facts of its files."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,29 @@ class Backbone(Protocol):
     def logits(self, features: Tensor) -> Tensor:
         """Return (M, V) for (M, D)."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A canvas as a network sees it.
+
+    Parameters:
+        ids: (B, L), masks written out, absent positions taken out.
+        present: (B, L) bool, of which the first ones of each row are there; None: all.
+        rows, places: (M,) each, where the asked positions are.
+        shift: whether a law is read one position before its own.
+    """
+
+    ids: Tensor
+    present: Tensor | None
+    rows: Tensor
+    places: Tensor
+    shift: bool
+
+    @property
+    def reads(self) -> Tensor:
+        """Where the laws are read, (M,); the first position has none before it, and reads its own."""
+        return (self.places - 1).clamp_min(0) if self.shift else self.places
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +103,16 @@ class Checkpoint:
     @torch.no_grad()
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         """Answer for the positions `where` (B, N) bool, all masked."""
+        asked = self.placed(canvas, where)
+        features = self.backbone.features(asked.ids, asked.present)  # (B, L, D)
+        return self.answer(where, features[asked.rows, asked.reads])
+
+    def placed(self, canvas: Canvas, where: Tensor) -> Placed:
+        """Return the canvas as the network sees it, and where the asked positions are there.
+
+        Raises:
+            DenoiserError: what cannot be asked.
+        """
         facts = self.facts
         visible = canvas.tokens.masked_fill(canvas.masked, 0)  # (B, N)
         gaps = self._checked(visible, canvas)
@@ -98,12 +132,20 @@ class Checkpoint:
         if facts.causal and facts.block is not None and len(places):  # later blocks are not seen by those asked
             seen = (int(places.amax()) // facts.block + 1) * facts.block
             ids, present = ids[:, :seen], None if present is None else present[:, :seen]
-        features = self.backbone.features(ids, present)  # (B, N, D)
-        if facts.shift:
-            places = (places - 1).clamp_min(0)  # the first position has none before it, and reads its own
-        logits = self.backbone.logits(features[rows, places])[:, : facts.vocabulary].clone()  # (M, V)
+        return Placed(ids, present, rows, places, facts.shift)
+
+    def answer(self, where: Tensor, features: Tensor) -> Marginals:
+        """Return the laws at `where` (B, N) of which these are the hidden states (M, D)."""
+        facts = self.facts
+        logits = self.backbone.logits(features)[:, : facts.vocabulary]  # (M, V), of this answer alone: written over
+        return Marginals(where, logits.index_fill_(1, self._barred, -torch.inf))
+
+    @cached_property
+    def _barred(self) -> Tensor:
+        """Ids that are never written."""
+        facts = self.facts
         barred = [token for token in (facts.mask, *facts.unused) if token < facts.vocabulary]
-        return Marginals(where, logits.index_fill_(1, torch.tensor(barred, device=logits.device), -torch.inf))
+        return torch.tensor(barred, dtype=torch.int64, device=self.device)
 
     def _checked(self, visible: Tensor, canvas: Canvas) -> bool:
         """Return whether positions are absent, after looking at the visible tokens."""
@@ -172,6 +214,34 @@ class Decoder:
     def logits(self, features: Tensor) -> Tensor:
         """Return the projection."""
         return self.network.lm_head(features).to(features.device)  # type: ignore[no-any-return]
+
+    def through(self, ids: Tensor, places: Tensor, memory: Any, limit: Tensor) -> Tensor:
+        """Return the normalised hidden states (B, F, D) of some positions, which see what a memory holds of the others.
+
+        The layers are called one by one, so that the library neither counts positions nor makes a mask of its own.
+
+        Parameters:
+            ids, places: (B, F) each.
+            memory: its `update(keys, values, layer)` takes those of these positions, and returns those of all.
+            limit: (B, F), how many of the positions that it returns each of these sees.
+        """
+        model, seen = self.network.model, None
+        if bool((limit < memory.span).any()):
+            hidden = torch.arange(memory.span, device=ids.device) >= limit[:, None, :, None]  # (B, 1, F, span)
+            seen = torch.zeros(hidden.shape, dtype=self.weight.dtype, device=ids.device)
+            seen.masked_fill_(hidden, torch.finfo(self.weight.dtype).min)
+        states = model.embed_tokens(ids)
+        turns = model.rotary_emb(states, places)
+        for layer in model.layers:
+            states = layer(
+                states,
+                attention_mask=seen,
+                position_ids=places,
+                position_embeddings=turns,
+                past_key_values=memory,
+                is_causal=False,
+            )
+        return model.norm(states).to(ids.device)  # type: ignore[no-any-return]
 
 
 def together(ids: Tensor, filler: int) -> tuple[Tensor, Tensor, Tensor]:
