@@ -82,8 +82,8 @@ class Cached:
     at every open position of a block, such as Blockwise(Confidence(), 32). One that asks for other positions at each step
     gains nothing, and pays nothing.
 
-        "blocks": a network that sees its own block and those before it (SDAR): all blocks before the first one that has
-                  changed are kept, and what stands behind the asked ones is left out. This is exact.
+        "blocks": a network that sees its own block and those before it (SDAR, LLaDA2): all blocks before the first one that
+                  has changed are kept, and what stands behind the asked ones is left out. This is exact.
 
     Rows may be in different blocks and of different lengths; they are told apart by what stands in them.
 
@@ -93,7 +93,7 @@ class Cached:
     held until a longer canvas comes. Rows that begin a block while others do not are computed in a pass of their own.
 
     Parameters:
-        inner: a `Checkpoint` of LLaDA, Dream or SDAR.
+        inner: a `Checkpoint` of LLaDA, Dream, SDAR or LLaDA2.
         kind: what is kept.
 
     Raises:
@@ -103,7 +103,7 @@ class Cached:
         >>> from demask.oracles import parity
         >>> Cached(parity(4), "dual")
         Traceback (most recent call last):
-        demask.errors.DenoiserError: LinearCode has no keys and values to keep; expected a checkpoint of LLaDA, Dream or SDAR
+        demask.errors.DenoiserError: LinearCode has no keys and values to keep; those of LLaDA, Dream, SDAR and LLaDA2 have
 
     Reference: Wu et al., Fast-dLLM, 2025, arXiv 2505.22618 (prefix, dual); Arriola et al., Block diffusion, 2025, arXiv
     2503.09573 (blocks).
@@ -119,7 +119,7 @@ class Cached:
         backbone = getattr(self.inner, "backbone", None)
         if not callable(getattr(backbone, "through", None)):
             raise DenoiserError(
-                f"{type(self.inner).__name__} has no keys and values to keep; expected a checkpoint of LLaDA, Dream or SDAR"
+                f"{type(self.inner).__name__} has no keys and values to keep; those of LLaDA, Dream, SDAR and LLaDA2 have"
             )
         if (self._block is None) == (self.kind == "blocks"):
             raise DenoiserError(

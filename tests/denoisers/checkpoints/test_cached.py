@@ -19,11 +19,12 @@ from .published import BERT, bert_shapes, drawn, write
 from .test_greedy import MASK, best, opened
 
 KINDS = ("prefix", "dual")
+CAUSAL = ("sdar", "llada2")
 
 
 @pytest.fixture(scope="module")
 def families(tmp_path_factory):
-    return {name: opened(name, tmp_path_factory.mktemp(name), 3) for name in ("llada", "dream", "sdar")}
+    return {name: opened(name, tmp_path_factory.mktemp(name), 3) for name in ("llada", "dream", "sdar", "llada2")}
 
 
 def gap(one, other):
@@ -194,9 +195,10 @@ class Compared:
         return answer
 
 
-def test_the_block_causal_cache_is_exact(families):
-    """SDAR, rows of different lengths that are done at different times: equal logits at every step."""
-    denoiser, _ = families["sdar"]
+@pytest.mark.parametrize("name", CAUSAL)
+def test_the_block_causal_cache_is_exact(families, name):
+    """Rows of different lengths that are done at different times: equal logits at every step."""
+    denoiser, _ = families[name]
     rows = [row(4, 24), row(9, 15, 1), row(4, 24), row(3, 22, 2), row(8, 20, 3)]
     for order in (Threshold(Blockwise(Confidence(), 4), 0.6), Blockwise(Random(), 4), Random()):
         both = Compared(denoiser)
@@ -207,9 +209,10 @@ def test_the_block_causal_cache_is_exact(families):
         assert run.law is not Law.TILTED
 
 
-def test_the_block_causal_cache_is_exact_whatever_is_asked(families):
+@pytest.mark.parametrize("name", CAUSAL)
+def test_the_block_causal_cache_is_exact_whatever_is_asked(families, name):
     """Canvases that continue nothing, rows that come and go, tokens that change, and masks that come back."""
-    denoiser, _ = families["sdar"]
+    denoiser, _ = families[name]
     both, chance = Compared(denoiser), torch.Generator().manual_seed(0)
     pool = torch.randint(20, (6, 21), generator=chance)
     for _ in range(60):
