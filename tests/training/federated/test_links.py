@@ -14,7 +14,7 @@ from demask.training.federated.roll import Roll, place
 from tests.training.federated.quadratics import M, optimum, peers, points
 
 METHOD = DFedADMM(2, 0.7, SGD(0.3))
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 @pytest.fixture
