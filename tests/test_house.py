@@ -62,7 +62,7 @@ def test_import_is_light():
 
 
 def test_import_time():
-    """Importing everything the README uses adds under 0.2 s to importing torch: CPU seconds, least of five, since others only add."""
+    """Importing everything the README uses adds under 0.2 s to importing torch: CPU seconds, the least of five."""
     code = (
         "import torch, time, numpy; begin = time.process_time()\n"
         "from demask import Canvas, Parallel, Random, minimax, sample\nprint(time.process_time() - begin)"
