@@ -10,12 +10,14 @@ import typer
 
 from demask.cli.output import console, say_json, working
 from demask.cli.train import Material, begun_from, check_out, network_of, score_json, told
-from demask.errors import TrainingError
+from demask.errors import SpecError, TrainingError
 from demask.registry import build
 from demask.tokenizer import Tokenizer
 from demask.training import Data, Masks, Status, Text
-from demask.training.federated import Federated, FederatedMoment, FederatedRecipe, deal, federate
+from demask.training.federated import Federated, FederatedMoment, FederatedRecipe, Federation, deal, federate
+from demask.training.federated.processes import Processes, federate_processes
 
+TRANSPORTS: Final = ("here", "processes")
 _LINE_EVERY: Final = 10.0  # seconds
 
 
@@ -34,6 +36,7 @@ def run(
     key: int,
     size: str,
     concentration: float,
+    processes: Processes | None = None,
     resume: bool = False,
     start: Path | None = None,
     threads: int | None = None,
@@ -46,6 +49,8 @@ def run(
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    if processes is not None and processes.here is not None and material.tokenizer is None and start is None:
+        raise SpecError("--here: all machines need one tokenizer; make one, and name it everywhere: --tokenizer FILE")
     graph = build(topology, "topology", peers=peers)
     if graph.peers != peers:
         raise TrainingError(
@@ -58,18 +63,58 @@ def run(
     with working("reading"):
         begun = None if start is None else begun_from(start, material)
         texts, held, tokenizer = material.gather(None if begun is None else begun.tokenizer)
-        dealt = deal(texts, peers, concentration=concentration, key=key) if texts else [[]] * peers
-        data = [_rows(material, part, tokenizer, number) for number, part in enumerate(dealt)]
+        here = range(peers) if processes is None or processes.here is None else processes.here
+        dealt = deal(texts, len(here), concentration=concentration, key=key) if texts else [[]] * len(here)
+        data = {number: _rows(material, part, tokenizer, number) for number, part in zip(here, dealt, strict=True)}
     drawn = network_of(material, tokenizer, size, key, begun)
     about = {"documents": material.fill, "language": material.oracle}
-    trained = federate(
-        drawn, data, held, tokenizer, out=out, recipe=recipe, topology=graph, resume=resume, about=about,
-        watch=_watching(quiet=as_json),
-    )  # fmt: skip
+    watch = _watching(quiet=as_json)
+    if processes is None:
+        trained = federate(
+            drawn, [*data.values()], held, tokenizer, out=out, recipe=recipe, topology=graph, resume=resume, about=about,
+            watch=watch,
+        )  # fmt: skip
+    else:
+        federation = Federation(drawn, held, tokenizer, out, recipe, graph, about)
+        trained = federate_processes(federation, data, way=processes, resume=resume, watch=watch)
     _tell(trained, out, [sum(len(text.content) for text in part) for part in dealt], as_json)
     if trained.status is Status.INTERRUPTED:
         raise typer.Exit(130)
     return trained
+
+
+def way(transport: str, *, meet: str | None, here: str | None, threads: int | None) -> Processes | None:
+    """Return how peers are spread over processes, None: all in this one.
+
+    Raises:
+        SpecError: an unknown transport, or places for peers that are all in this process.
+    """
+    if transport not in TRANSPORTS:
+        raise SpecError(f"--transport {transport}; expected one of {', '.join(TRANSPORTS)}")
+    if transport == "here":
+        if meet is not None or here is not None:
+            raise SpecError("--meet and --here are for peers on several machines; add --transport processes")
+        return None
+    return Processes(meet, None if here is None else seats(here), threads=threads or 1)
+
+
+def seats(text: str) -> tuple[int, ...]:
+    """Return the peers of a list such as 0-3,6.
+
+    Raises:
+        SpecError: something else.
+
+    Example:
+        >>> seats("0-2,6")
+        (0, 1, 2, 6)
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise SpecError(f"--here {text}: expected numbers of peers, such as 0-3 or 4,6")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)
 
 
 def _rows(material: Material, texts: list[Text], tokenizer: Tokenizer, number: int) -> Data:
