@@ -206,11 +206,12 @@ def test_peers_train_together(texts, tmp_path, demask, as_json, refused):
         (["--peers", 4, "--topology", "edges(((0, 1), (2, 3)))"], ["2 parts that never hear of each other"]),
         (["--peers", 3, "--method", "dfedprox"], ["no method is called 'dfedprox'; there are: DFedADMM, "]),
         (["--peers", 3, "--method", "dfedadmm(reach=0)"], ["reach = 0; expected a finite number > 0"]),
-        (["--peers", 3, "--transport", "pigeons"], ["pigeons; expected one of here, processes"]),
+        (["--peers", 3, "--transport", "pigeons"], ["pigeons; expected one of here, processes, ray"]),
         (["--peers", 3, "--meet", "a:1"], ["add --transport processes"]),
         (["--peers", 3, "--transport", "processes", "--here", "2-1", "--meet", "a:1"], ["--here 2-1: expected"]),
         (["--peers", 3, "--transport", "processes", "--here", "1", "--meet", "a"], ["expected HOST:PORT"]),
         (["--peers", 3, "--transport", "processes", "--here", "1", "--meet", "a:1"], ["one tokenizer"]),
+        (["--peers", 3, "--transport", "ray", "--here", "1"], ["spreads peers by itself"]),
         (["--here", "1"], ["--here: for --peers only"]),
         (["--peers", 3, "--concentration", "0"], ["concentration of 0"]),
         (

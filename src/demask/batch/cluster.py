@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
@@ -61,15 +62,8 @@ class Cluster:
 
     def __call__(self, work: Work, shards: Iterable[Shard]) -> Iterator[tuple[int, Output]]:
         """Do the shards."""
-        ray = _ray()
-        owned = not ray.is_initialized()
-        if owned:
-            self._join(ray)
-        try:
+        with joined(self.address):
             yield from self._work_off(work, shards)
-        finally:
-            if owned:
-                ray.shutdown()
 
     def _work_off(self, work: Work, shards: Iterable[Shard]) -> Iterator[tuple[int, Output]]:
         data = import_module("ray.data")
@@ -89,22 +83,37 @@ class Cluster:
         for row in done.iter_rows():
             yield int(row["number"]), Output(tuple(row["records"]), tuple(row["rejects"]))
 
-    def _join(self, ray: Any) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers run in this environment, as it is
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-        if self.address == LOCAL:
-            options |= {"address": "local", "include_dashboard": False}
-        else:
-            options["address"] = self.address
-        try:
-            ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise GenerateError(
-                f"--ray {self.address}: no cluster there ({str(error).splitlines()[0]}); start one with ray start --head, "
-                "or write --ray local"
-            ) from None
+
+@contextmanager
+def joined(address: str) -> Iterator[Any]:
+    """Join a Ray cluster, unless this process is part of one, and leave it in the end; give the module.
+
+    Raises:
+        GenerateError: no ray, or no cluster at the address.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers run in this environment, as it is
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address == LOCAL:
+        options |= {"address": "local", "include_dashboard": False}
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise GenerateError(
+            f"--ray {address}: no cluster there ({str(error).splitlines()[0]}); start one with ray start --head, "
+            "or write --ray local"
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def _ray() -> Any:

@@ -8,6 +8,7 @@ from typing import Final
 import torch
 import typer
 
+from demask.batch.cluster import LOCAL, Cluster, joined
 from demask.cli.output import console, say_json, working
 from demask.cli.train import Material, begun_from, check_out, network_of, score_json, told
 from demask.errors import SpecError, TrainingError
@@ -15,9 +16,10 @@ from demask.registry import build
 from demask.tokenizer import Tokenizer
 from demask.training import Data, Masks, Status, Text
 from demask.training.federated import Federated, FederatedMoment, FederatedRecipe, Federation, deal, federate
+from demask.training.federated.actors import Actors, federate_actors
 from demask.training.federated.processes import Processes, federate_processes
 
-TRANSPORTS: Final = ("here", "processes")
+TRANSPORTS: Final = ("here", "processes", "ray")
 _LINE_EVERY: Final = 10.0  # seconds
 
 
@@ -36,7 +38,7 @@ def run(
     key: int,
     size: str,
     concentration: float,
-    processes: Processes | None = None,
+    spread: Processes | Cluster | None = None,
     resume: bool = False,
     start: Path | None = None,
     threads: int | None = None,
@@ -49,7 +51,8 @@ def run(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    if processes is not None and processes.here is not None and material.tokenizer is None and start is None:
+    part = spread.here if isinstance(spread, Processes) else None
+    if part is not None and material.tokenizer is None and start is None:
         raise SpecError("--here: all machines need one tokenizer; make one, and name it everywhere: --tokenizer FILE")
     graph = build(topology, "topology", peers=peers)
     if graph.peers != peers:
@@ -63,27 +66,31 @@ def run(
     with working("reading"):
         begun = None if start is None else begun_from(start, material)
         texts, held, tokenizer = material.gather(None if begun is None else begun.tokenizer)
-        here = range(peers) if processes is None or processes.here is None else processes.here
+        here = part or range(peers)
         dealt = deal(texts, len(here), concentration=concentration, key=key) if texts else [[]] * len(here)
         data = {number: _rows(material, part, tokenizer, number) for number, part in zip(here, dealt, strict=True)}
     drawn = network_of(material, tokenizer, size, key, begun)
     about = {"documents": material.fill, "language": material.oracle}
     watch = _watching(quiet=as_json)
-    if processes is None:
+    federation = Federation(drawn, held, tokenizer, out, recipe, graph, about)
+    if isinstance(spread, Processes):
+        trained = federate_processes(federation, data, way=spread, resume=resume, watch=watch)
+    elif spread is not None:
+        with joined(spread.address):
+            way = Actors(threads=spread.threads or 1)
+            trained = federate_actors(federation, data, way=way, resume=resume, watch=watch)
+    else:
         trained = federate(
             drawn, [*data.values()], held, tokenizer, out=out, recipe=recipe, topology=graph, resume=resume, about=about,
             watch=watch,
         )  # fmt: skip
-    else:
-        federation = Federation(drawn, held, tokenizer, out, recipe, graph, about)
-        trained = federate_processes(federation, data, way=processes, resume=resume, watch=watch)
     _tell(trained, out, [sum(len(text.content) for text in part) for part in dealt], as_json)
     if trained.status is Status.INTERRUPTED:
         raise typer.Exit(130)
     return trained
 
 
-def way(transport: str, *, meet: str | None, here: str | None, threads: int | None) -> Processes | None:
+def spread_by(transport: str, *, meet: str | None, here: str | None, threads: int | None) -> Processes | Cluster | None:
     """Return how peers are spread over processes, None: all in this one.
 
     Raises:
@@ -95,6 +102,10 @@ def way(transport: str, *, meet: str | None, here: str | None, threads: int | No
         if meet is not None or here is not None:
             raise SpecError("--meet and --here are for peers on several machines; add --transport processes")
         return None
+    if transport == "ray":
+        if here is not None:
+            raise SpecError("--here: a Ray cluster spreads peers by itself; leave it out")
+        return Cluster(meet or LOCAL, threads=threads or 1)
     return Processes(meet, None if here is None else seats(here), threads=threads or 1)
 
 

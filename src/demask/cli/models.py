@@ -75,10 +75,11 @@ def train(
         float, typer.Option("--concentration", help="Of the peers' shares of the files; small is uneven.")
     ] = 0.6,
     transport: Annotated[
-        str, typer.Option("--transport", help="here: all peers in this process; processes: one each, by gloo.")
+        str, typer.Option("--transport", help="here: all in this process; processes: one each; ray: actors.")
     ] = "here",
     meet: Annotated[
-        str | None, typer.Option("--meet", metavar="HOST:PORT", help="Where machines meet: the one of peer 0.")
+        str | None,
+        typer.Option("--meet", metavar="HOST:PORT", help="Where machines meet: that of peer 0; a Ray address."),
     ] = None,
     here: Annotated[
         str | None, typer.Option("--here", metavar="LIST", help="Peers on this machine, 4-7; FILES are theirs.")
@@ -95,10 +96,10 @@ def train(
         from demask.cli import federated
 
         o.refuse(given & {*_ALONE}, "--peers has rounds and a method")
-        way = federated.way(transport, meet=meet, here=here, threads=threads)
+        way = federated.spread_by(transport, meet=meet, here=here, threads=threads)
         federated.run(
             material, peers, topology, method, out=out, rounds=rounds, batch=batch, early=early, network=network,
-            precision=precision, key=key, size=size, concentration=concentration, processes=way, resume=resume,
+            precision=precision, key=key, size=size, concentration=concentration, spread=way, resume=resume,
             start=start, threads=threads, as_json=json,
         )  # fmt: skip
         return
