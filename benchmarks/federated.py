@@ -67,7 +67,8 @@ def main(gradients: str = "1600", *words: str) -> None:
         if words and not any(word in name for word in words):
             continue
         begun, spec = time.monotonic(), build(method, "method")
-        rounds = int(gradients) * BATCH // (batch * peers * spec.steps)
+        asked = spec.steps * (2 if getattr(spec, "radius", 0) else 1)  # gradients of a peer in a round
+        rounds = int(gradients) * BATCH // (batch * peers * asked)
         recipe = FederatedRecipe(
             rounds, spec, batch, masks=Masks(early=0.0), evaluate_every=rounds, save_every=rounds, windows=512
         )

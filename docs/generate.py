@@ -26,13 +26,15 @@ def cli() -> str:
     parts = [NOTE, "# Command line", _help(command, "demask")]
     for name, child in command.commands.items():
         parts += [f"## demask {name}", _help(child, f"demask {name}")]
+        for inner, grandchild in getattr(child, "commands", {}).items():
+            parts += [f"### demask {name} {inner}", _help(grandchild, f"demask {name} {inner}")]
     return "\n\n".join(parts) + "\n"
 
 
 def reference() -> str:
     """Return the page of public names: signature and first line of the docstring, by module."""
     parts = [NOTE, "# Reference", "`help(demask.minimax)` shows the whole docstring of a name, here `minimax`."]
-    modules = [demask, import_module("demask.oracles")]
+    modules = [demask, import_module("demask.oracles"), import_module("demask.recommend")]
     if find_spec("demask.testing") is not None:
         modules.append(import_module("demask.testing"))
     for module in modules:

@@ -1,6 +1,7 @@
 """The friendly surface, on an oracle with words and on a tiny network with pieces."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -158,6 +159,10 @@ def test_a_call_makes_the_result_again():
         (lambda: CLOCK.generate("tick", steps=0), ["steps = 0"]),
         (lambda: CLOCK.generate("tick", excess=0.1), ["curve"]),
         (lambda: CLOCK.generate("tick", pace=0.5), ["pace = 0.5"]),
+        (lambda: CLOCK.generate("tick", block=0), ["block of 0", ">= 1"]),
+        (lambda: CLOCK.generate("tick", block=2, over="prompt"), ["over 'prompt'", "'row'"]),
+        (lambda: CLOCK.generate("tick", block=2, sampler="Speculative(2)"), ["sampler", "block=2", "one of them"]),
+        (lambda: CLOCK.generate("tick", block=2, excess=0.1), ["decoded in blocks", "steps=16"]),
         (lambda: CLOCK.generate("tick", schedule="uniform(steps=3)", steps=3), ["its steps itself"]),
         (lambda: CLOCK.generate("tick", schedule="PerBlock(uniform, 4)"), ["steps=8"]),
         (lambda: CLOCK.generate("tick", schedule="minmax"), ["minmax", "minimax"]),
@@ -209,7 +214,7 @@ def test_the_order_of_what_shapes_the_laws():
         {"guidance": 0.5, "repetition_penalty": 1.3, "forbid": [6], "end": "reached", "temperature": 0.7, "top_k": 5,
          "top_p": 0.9, "min_p": 0.2}
     )  # fmt: skip
-    answer = recipe.wrap(network, end=7, given=[0])(Canvas(tokens, masked), masked)
+    answer = recipe.wrap(network, ends=(7,), given=[0])(Canvas(tokens, masked), masked)
     assert (answer.temperature, answer.passes) == (0.7, 2)
     got = (answer.logits / answer.temperature).softmax(-1)
     for place in (0, 1):
@@ -302,6 +307,23 @@ def test_a_stop_of_pieces_and_a_healed_space(coder):
             shown = PIECES.decode(cut.tokens[-24:][: cut.new])
             assert stop in shown.removeprefix(" ")
             assert stop not in PIECES.decode(cut.tokens[-24:][: cut.new - 1]).removeprefix(" ")
+
+
+def test_blocks():
+    """One after the other; the settings of steps are those of each block, and the row may count with its prompt."""
+    result = CLOCK.generate("tick tock tick", 9, key=2, block=4, steps=2, schedule="uniform", end="never")
+    assert [sorted(result.when[place : place + 4]) for place in (3, 7)] == [[0, 0, 1, 1], [2, 2, 3, 3]]
+    rows = CLOCK.generate("tick tock tick", 9, key=2, block=4, over="row", steps=2, schedule="uniform", end="never")
+    assert rows.when[3] == 0
+    assert [sorted(rows.when[place : place + 4]) for place in (4, 8)] == [[1, 1, 2, 2], [3, 3, 4, 4]]
+    assert CLOCK.again(rows.call) == rows
+    recipe = Recipe(block=4, over="row")
+    assert (
+        repr(recipe.open())
+        == "Parallel(PerBlock(Paced(minimax, 2.0), 4, over='row'), Blockwise(Random(), 4, over='row'))"
+    )
+    with pytest.raises(GenerateError, match="block after block"):
+        replace(CLOCK, recipe=recipe).score("tick tock")
 
 
 # ---- fill

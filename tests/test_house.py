@@ -11,8 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "demask"
 # Each may import only those above it.
 LAYERS = [
     "errors", "files", "tokenizer", "canvas", "curve", "contracts", "chance", "schedules", "orders", "verifiers", "loop",
-    "collect", "samplers", "oracles", "denoisers", "policies", "information", "training", "registry", "generate", "batch",
-    "testing", "plots", "report", "cli",
+    "collect", "samplers", "oracles", "denoisers", "policies", "information", "training", "recommend", "registry",
+    "generate", "batch", "testing", "plots", "report", "serve", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -4,10 +4,10 @@ import torch
 from demask.canvas import Canvas, Marginals
 from demask.chance import Keyed
 from demask.collect import Entropies, Seconds, Sizes, Trace
-from demask.contracts import Law
+from demask.contracts import Later, Law
 from demask.denoisers import Tempered
 from demask.errors import CanvasError, DenoiserError, OrderError, PlanError
-from demask.loop import Status, sample
+from demask.loop import Status, sample, steps
 from demask.oracles import Chain, Table, latin_square
 from demask.orders import (
     Blockwise,
@@ -21,7 +21,7 @@ from demask.orders import (
     Random,
     Threshold,
 )
-from demask.samplers import Parallel, largest
+from demask.samplers import Parallel, Stable, largest
 from demask.schedules import PerBlock, PerRow, Unlimited, binomial, cosine, minimax, sequential, uniform
 
 ORACLE = Table.random(6, 3, key=0, concentration=0.3)
@@ -294,3 +294,34 @@ def test_canvas_refuses():
         Canvas(torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.bool))
     with pytest.raises(CanvasError, match="length >= 1"):
         Canvas.blank(1, 0)
+
+
+class Delayed:
+    """Answers each ask of a step only when the step is taken for the second time after it."""
+
+    def __init__(self, inner):
+        self.inner, self.answers, self.next = inner, [], 0
+
+    def __call__(self, canvas, where):
+        if self.next == len(self.answers):
+            self.answers.append(self.inner(canvas, where))
+            raise Later
+        self.next += 1
+        return self.answers[self.next - 1]
+
+
+@pytest.mark.parametrize("sampler", [Parallel(uniform(6, 3), Random()), Stable(Parallel(uniform(6, 3), Confidence()))])
+def test_a_step_that_waits_is_taken_again_and_gives_the_same_run(sampler):
+    plain = sample(Table.random(6, 2, key=1), sampler, Canvas.blank(4, 6), key=5)
+    late = Delayed(Table.random(6, 2, key=1))
+    waits = 0
+    for run in steps(late, sampler, Canvas.blank(4, 6), key=5):
+        late.next = 0
+        waits += run.status is Status.WAITING
+        if run.status is Status.RUNNING:
+            late.answers = []
+    assert waits == plain.steps.max() > 2
+    assert torch.equal(run.tokens, plain.tokens)
+    assert torch.equal(run.when, plain.when)
+    assert torch.equal(run.nfe, plain.nfe)
+    assert run.status is Status.FINISHED

@@ -29,10 +29,15 @@ SPECS = {
     ],
     "sampler": [
         "Parallel(uniform(steps=4), Blockwise(Confidence(of='mode'), 8))",
-        "Editing(inner=Parallel(Unlimited(), Threshold(Confidence(of='mode'), 0.95)), least=0.9, block=32, post=16)",
+        "Editing(inner=Parallel(Unlimited(), Threshold(Confidence(of='mode'), 0.95)), least=0.9, block=32, post=16, "
+        "over='masked')",
         "Remasking(steps=64, strategy=Confident(strategy=Rescale(eta=0.5)))",
         "Remasking(steps=8, strategy=Loop(eta=0.02, on=0.55, off=0.05, level=0.9))",
         "Speculative(5, Random(), draft='context')",
+        "Absorbing(grid=Constant(steps=64, horizon=8.0), rule='truncated')",
+        "UniformState(grid=ExponentialThenConstant(steps=32, horizon=8.0, least=0.001), rule='leave-one-out')",
+        "Renoising(steps=48, nats=0.1, hottest=0.8, coldest=0.4, calm=1, sure=0.005)",
+        "Beam(width=8, copies='merged', last='all', order=LeftToRight())",
     ],
     "verifier": ["AcceptAll()"],
 }

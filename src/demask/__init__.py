@@ -56,9 +56,14 @@ if TYPE_CHECKING:
     from demask.orders import Threshold as Threshold
     from demask.registry import build as build
     from demask.registry import cite as cite
+    from demask.samplers import SMC as SMC
     from demask.samplers import Adaptive as Adaptive
     from demask.samplers import Ended as Ended
+    from demask.samplers import Foresight as Foresight
+    from demask.samplers import Lookahead as Lookahead
     from demask.samplers import Parallel as Parallel
+    from demask.samplers import Reward as Reward
+    from demask.samplers import SelfReward as SelfReward
     from demask.samplers import Speculative as Speculative
     from demask.schedules import Calibration as Calibration
     from demask.schedules import Calibrator as Calibrator
@@ -105,7 +110,9 @@ _HOME = {
     ),
     "demask.registry": ("build", "cite"),
     "demask.loop": ("Run", "Status", "sample"),
-    "demask.samplers": ("Adaptive", "Ended", "Parallel", "Speculative"),
+    "demask.samplers": (
+        "Adaptive", "Ended", "Foresight", "Lookahead", "Parallel", "Reward", "SMC", "SelfReward", "Speculative",
+    ),
     "demask.schedules": (
         "Calibration", "Calibrator", "PerBlock", "PerRow", "Plan", "Systematic", "Unlimited", "binomial", "cosine", "fixed",
         "geometric", "hedged", "minimax", "optimal", "self_calibrating", "sequential", "two_number", "uniform",

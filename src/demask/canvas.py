@@ -200,7 +200,21 @@ class Marginals:
 
     def only(self, where: Tensor) -> "Marginals":
         """Keep the positions `where` (B, N), a subset of those asked; what was already reduced is kept with them."""
-        index = where[self.where]
+        return self._kept(where, where[self.where])
+
+    def rows(self, keep: Tensor) -> "Marginals":
+        """Keep some rows of the batch, as `Canvas.rows`, with what was already reduced.
+
+        Example:
+            >>> m = Marginals(torch.tensor([[True, True], [True, False]]), torch.tensor([[0.0], [1.0], [2.0]]))
+            >>> m.rows(torch.tensor([1, 0])).logits[:, 0]
+            tensor([2., 0., 1.])
+        """
+        places = (self.where.flatten().cumsum(0) - 1).view(self.where.shape)[keep]
+        where = self.where[keep]
+        return self._kept(where, places[where])
+
+    def _kept(self, where: Tensor, index: Tensor) -> "Marginals":
         kept = Marginals(where, self.logits[index], self.temperature, self.passes)
         for name in ("_peak_and_mass", "mode", "entropy", "margin"):
             if name in self.__dict__:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import pairwise, permutations
-from math import comb, exp, log
+from math import comb, exp, log, pi
 from typing import Final
 
 import numpy as np
@@ -156,6 +156,15 @@ class Keyed:
         ranks: Tensor = keys.argsort(dim=1, descending=True, stable=True).argsort(1)
         chosen: Tensor = (ranks < size[:, None]) & where
         return chosen
+
+    def normal(self, width: int) -> Tensor:
+        """Return independent standard normal numbers, (B, width) float64: a pair of uniform ones each (Box and Muller).
+
+        They are no finite draws, so no contract asks for them and no script can give them.
+        """
+        both = self._grid(2 * width)
+        normal: Tensor = (-2.0 * (-both[:, :width]).log1p()).sqrt() * (2.0 * pi * both[:, width:]).cos()
+        return normal
 
     def _grid(self, width: int) -> Tensor:
         """Return a uniform number per position, (B, width) float64 in [0, 1); not to be written to."""

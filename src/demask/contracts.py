@@ -8,13 +8,15 @@ the canvas and asks the denoiser on demand.
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, Literal, Protocol, Self, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals, without
-from demask.errors import DenoiserError
+from demask.canvas import ABSENT, Canvas, Marginals, without
+from demask.errors import DenoiserError, OrderError
+
+Over = Literal["masked", "row"]
 
 
 class Law(Enum):
@@ -24,6 +26,14 @@ class Law(Enum):
     FACTORISED = "honest conditionals, drawn independently within a step"
     CONSISTENT = "the model's own joint law as the number of particles grows"
     TILTED = "no claim"
+
+
+class Later(Exception):  # noqa: N818
+    """Raised by a denoiser whose answer is not there yet: the loop shows the run as it stands, and takes the step again.
+
+    A step is a function of its state, its chance and the answers, so beginning it again changes nothing. That is how the
+    asks of many runs are answered by one pass. The denoiser remembers what it has answered within the step.
+    """
 
 
 class Denoiser(Protocol):
@@ -79,6 +89,65 @@ def ranked(denoiser: object) -> Ranked:
     return cast(Ranked, denoiser)
 
 
+class Noised(Protocol):
+    """A denoiser that also answers where no token is masked, but each may be noise (uniform-state diffusion).
+
+    Noise of level l leaves a token as it is with probability exp(-l), and otherwise puts one of all V in its place, each
+    with the same probability, the right one included.
+    """
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens can be written, V."""
+        ...
+
+    def noised(self, canvas: Canvas, where: Tensor, level: Tensor) -> Marginals:
+        """Answer for the visible positions `where` (B, N): what stood there before noise of `level` (B,), infinite or not.
+
+        The asked tokens are the noisy ones, and what stands there is evidence too; all other visible tokens are right. A
+        network may guess the level from the canvas, and need not read it.
+        """
+        ...
+
+
+def noised(denoiser: object) -> Noised:
+    """Return the denoiser, if it can answer about noisy tokens.
+
+    Raises:
+        DenoiserError: it cannot.
+
+    Example:
+        >>> from demask.oracles import parity
+        >>> noised(parity(3)).vocabulary
+        2
+    """
+    if not callable(getattr(denoiser, "noised", None)):
+        raise DenoiserError(
+            f"{type(denoiser).__name__} was made for masks and says nothing about tokens that may be noise; expected a "
+            "method noised(canvas, where, level), which the oracles have; or sample by masks: Absorbing(..), Parallel(..)"
+        )
+    return cast(Noised, denoiser)
+
+
+def vocabulary(denoiser: object) -> int:
+    """Return how many tokens a denoiser can write, if it answers along an order or about noisy tokens.
+
+    Raises:
+        DenoiserError: it does neither.
+
+    Example:
+        >>> from demask.oracles import parity
+        >>> vocabulary(parity(3))
+        2
+    """
+    if not (hasattr(denoiser, "noised") or hasattr(denoiser, "along")):
+        raise DenoiserError(
+            f"{type(denoiser).__name__} was made for masks: it answers neither along an order nor about tokens that may be "
+            "noise, as the oracles do; sample by Parallel(..) or Absorbing(..)"
+        )
+    return cast(Noised, denoiser).vocabulary
+
+
 class Chance(Protocol):
     """All randomness: finite draws, so that a small problem can be enumerated.
 
@@ -91,7 +160,7 @@ class Chance(Protocol):
         ...
 
     def rows(self, keep: Tensor) -> Self:
-        """Restrict to some rows (a (B,) bool or row numbers), whose draws stay what they were."""
+        """Restrict to some rows (a (B,) bool or row numbers, also repeated), whose draws stay what they were."""
         ...
 
     def level(self, breaks: Tensor) -> Tensor:
@@ -174,22 +243,18 @@ class Step:
         """View the same step, narrowed to the positions `region` (B, N)."""
         return replace(self, region=self.region & region)
 
-    def block(self, size: int) -> "Step":
-        """View the first unfinished block of every row.
-
-        Blocks are runs of `size` positions of those masked at the start, counted from the left, the last one possibly
-        shorter; so a prompt, left padding and gaps need no special care.
-        """
-        if size not in self._blocks:
-            self._blocks[size] = self._block(size)
-        return self._blocks[size]
+    def block(self, size: int, over: Over = "masked") -> "Step":
+        """View the first unfinished block of every row; see `blocks` for how they are counted."""
+        if (size, over) not in self._blocks:
+            self._blocks[size, over] = self._block(size, over)
+        return self._blocks[size, over]
 
     @cached_property
-    def _blocks(self) -> dict[int, "Step"]:
+    def _blocks(self) -> dict[tuple[int, Over], "Step"]:
         return {}
 
-    def _block(self, size: int) -> "Step":
-        index = (self.start.cumsum(1) - 1).div(size, rounding_mode="floor")
+    def _block(self, size: int, over: Over) -> "Step":
+        index = blocks(self.canvas, self.start, size, over)
         current = index.masked_fill(~self.canvas.masked, torch.iinfo(torch.int64).max).amin(1)
         narrowed = self.within(self.start & (index == current[:, None]))
         return replace(narrowed, origin=self.origin.fork("block", current))
@@ -213,6 +278,58 @@ class Step:
             memory.drawn = where
             memory.tokens = marginals.spread(self.chance.fork("draft").categorical(marginals))
         return memory.tokens
+
+    def rows(self, keep: Tensor) -> "Step":
+        """Restrict to some rows, with what was asked and drawn for them: a (B,) bool, or row numbers, also repeated."""
+        memory = self._memory
+        return Step(
+            self.canvas.rows(keep),
+            self.start[keep],
+            self.region[keep],
+            self.denoiser,
+            self.chance.rows(keep),
+            self.origin.rows(keep),
+            _Memory(
+                None if memory.marginals is None else memory.marginals.rows(keep),
+                None if memory.drawn is None else memory.drawn[keep],
+                None if memory.tokens is None else memory.tokens[keep],
+            ),
+        )
+
+    @property
+    def known(self) -> Marginals | None:
+        """What the denoiser has already said in this step."""
+        return self._memory.marginals
+
+
+def blocks(canvas: Canvas, start: Tensor, size: int, over: Over) -> Tensor:
+    """Return the number of the block that each position is in, (B, N) int64, from 0; meaningless outside `start`.
+
+    Blocks are runs of `size` positions, counted from the left, the last one possibly shorter.
+
+    Parameters:
+        canvas: as it stands.
+        start: (B, N) bool, what was masked when the run began.
+        size: positions of a block.
+        over: which positions count. "masked": those of `start`, so that a prompt, padding and gaps need no care. "row": all
+            that exist, the prompt included, as block-diffusion networks were trained; a prompt may end within a block.
+
+    Example:
+        >>> start = torch.tensor([[False, True, True, True, True]])
+        >>> canvas = Canvas(torch.zeros(1, 5).long(), start)
+        >>> blocks(canvas, start, 2, "masked")[start].tolist(), blocks(canvas, start, 2, "row")[start].tolist()
+        ([0, 0, 1, 1], [0, 1, 1, 2])
+    """
+    counted = start if over == "masked" else canvas.masked | (canvas.tokens != ABSENT)
+    return (counted.cumsum(1) - 1).div(size, rounding_mode="floor")
+
+
+def check_blocks(size: object, over: object) -> None:
+    """Raise an OrderError unless these are positions of a block, and how they are counted."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise OrderError(f"a block of {size!r} positions; expected an integer >= 1")
+    if over not in get_args(Over):
+        raise OrderError(f"blocks counted over {over!r}; expected 'masked' or 'row'")
 
 
 class Schedule(Protocol):

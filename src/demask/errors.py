@@ -21,6 +21,10 @@ class OrderError(DemaskError):
     """Orders and rules that do not compose."""
 
 
+class ParticleError(DemaskError):
+    """Particles, weights or rewards with which trajectories cannot be weighed against each other."""
+
+
 class CurveError(DemaskError):
     """Numbers that are not an information curve."""
 
@@ -30,7 +34,7 @@ class OracleError(DemaskError):
 
 
 class DenoiserError(DemaskError):
-    """A denoiser whose answer is not a set of distributions."""
+    """A denoiser whose answer is not a set of distributions, or a score whose answer is no finite vector."""
 
 
 class LawError(DemaskError):
@@ -55,3 +59,7 @@ class TrainingError(DemaskError):
 
 class GenerateError(DemaskError):
     """Prompts, templates, settings and saved runs from which nothing can be generated or shown."""
+
+
+class RecommendError(DemaskError):
+    """Interactions, items, identifiers and settings from which nothing can be recommended."""

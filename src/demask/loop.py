@@ -10,7 +10,7 @@ from torch import Tensor
 
 from demask.canvas import Canvas, Marginals, without
 from demask.chance import Keyed
-from demask.contracts import Chance, Collector, Denoiser, Law, Sampler, ranked
+from demask.contracts import Chance, Collector, Denoiser, Later, Law, Sampler, noised, ranked, vocabulary
 from demask.errors import CanvasError
 
 S = TypeVar("S")
@@ -20,6 +20,7 @@ class Status(Enum):
     """How a run ended."""
 
     RUNNING = "some rows are not done yet"
+    WAITING = "the denoiser's answer is not there yet"
     FINISHED = "every row is done"
     STOPPED = "max_steps was reached before every row was done"
 
@@ -107,7 +108,8 @@ def steps(
 ) -> Iterator[Run]:
     """Turn a sampler until every row is done, and show the run as it stands: at the beginning and after every step.
 
-    The last one is what `sample` returns. Nothing is computed ahead: a reader that stops costs no further pass.
+    The last one is what `sample` returns. Nothing is computed ahead: a reader that stops costs no further pass. Where the
+    denoiser raises `Later`, the run is shown once more with `Status.WAITING`, and going on takes the step again.
 
     Parameters, Raises: those of `sample`.
 
@@ -128,14 +130,14 @@ def steps(
     if max_steps < 1:
         raise CanvasError(f"max_steps = {max_steps}; expected an integer >= 1")
     chance = _chance(key, rows, names, canvas.device)
-    meter = _Metered(denoiser, torch.zeros(rows, dtype=torch.int64, device=canvas.device))
     state = sampler.init(canvas, chance.fork("run"))
     when = torch.full(canvas.shape, -1, device=canvas.device).masked_fill(canvas.masked, -2)
     count = torch.zeros(rows, dtype=torch.int64, device=canvas.device)
+    nfe = torch.zeros_like(count)
     law, name = sampler.law, key if isinstance(key, int) else None
 
     def so_far(status: Status, collected: Mapping[str, Any]) -> Run:
-        return Run(canvas.tokens, when, meter.nfe.clone(), count, status, law, name, collected)
+        return Run(canvas.tokens, when, nfe, count, status, law, name, collected)
 
     turn = 0
     done = sampler.done(state)
@@ -143,8 +145,14 @@ def steps(
     while turn < max_steps and not finished:
         yield so_far(Status.RUNNING, {})
         before = canvas
-        state, info = sampler.step(state, meter, chance.fork("step", turn))
-        canvas = info.canvas
+        while True:
+            meter = _Metered(denoiser, torch.zeros_like(count))
+            try:
+                state, info = sampler.step(state, meter, chance.fork("step", turn))
+                break
+            except Later:
+                yield so_far(Status.WAITING, {})
+        canvas, nfe = info.canvas, nfe + meter.nfe
         fresh = without(before.masked | (before.tokens != canvas.tokens), canvas.masked)  # unmasked, or written over
         when = when.masked_fill(fresh, turn).masked_fill(canvas.masked, -2)
         count = count + ~done
@@ -159,7 +167,10 @@ def steps(
 
 @dataclass(frozen=True, eq=False)
 class _Metered:
-    """A denoiser that counts passes per row and leaves out the rows of which nothing is asked."""
+    """A denoiser that counts passes per row and leaves out the rows of which nothing is asked.
+
+    A sampler may ask about k canvases for every row, one after the other: their passes are the row's.
+    """
 
     inner: Denoiser
     nfe: Tensor
@@ -168,20 +179,29 @@ class _Metered:
         asked = where.any(1)
         whole = bool(asked.all())
         answer = self.inner(canvas, where) if whole else self.inner(canvas.rows(asked), where[asked])
-        self.nfe.add_(asked, alpha=answer.passes)
+        self._count(asked, answer.passes)
         return answer if whole else replace(answer, where=where)
 
     def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
         inner, asked = ranked(self.inner), where.any(1)
-        self.nfe.add_(asked)
+        self._count(asked, 1)
         if bool(asked.all()):
             return inner.along(canvas, where, ranks)
         answer = inner.along(canvas.rows(asked), where[asked], ranks[asked])
         return Marginals(where, answer.logits, answer.temperature)
 
+    def noised(self, canvas: Canvas, where: Tensor, level: Tensor) -> Marginals:
+        asked = where.any(1)
+        answer = noised(self.inner).noised(canvas.rows(asked), where[asked], level[asked])
+        self._count(asked, answer.passes)
+        return replace(answer, where=where)
+
     @property
     def vocabulary(self) -> int:
-        return ranked(self.inner).vocabulary
+        return vocabulary(self.inner)
+
+    def _count(self, asked: Tensor, passes: int) -> None:
+        self.nfe.add_(asked.view(len(self.nfe), -1).sum(1) if len(asked) > len(self.nfe) else asked, alpha=passes)
 
 
 def _chance(key: int | Chance, rows: int, names: Tensor | None, device: torch.device) -> Chance:

@@ -47,19 +47,32 @@ KINDS: dict[str, dict[str, Entry]] = {
         "LeftToRight": orders.LeftToRight,
         "Margin": orders.Margin,
         "Noisy": orders.Noisy,
+        "Pooled": orders.Pooled,
         "Random": orders.Random,
         "Threshold": orders.Threshold,
     },
     "verifier": {"AcceptAll": verifiers.AcceptAll},
     "sampler": {
+        "Absorbing": samplers.Absorbing,
         "Adaptive": samplers.Adaptive,
+        "Credited": samplers.Credited,
+        "Beam": samplers.Beam,
         "Editing": samplers.Editing,
         "Ended": samplers.Ended,
         "Learned": policies.Learned,
+        "Lookahead": samplers.Lookahead,
         "Parallel": samplers.Parallel,
         "Remasking": samplers.Remasking,
+        "SMC": samplers.SMC,
+        "Renoising": samplers.Renoising,
         "Speculative": samplers.Speculative,
         "Stable": samplers.Stable,
+        "UniformState": samplers.UniformState,
+    },
+    "grid": {
+        "Constant": samplers.Constant,
+        "ExponentialThenConstant": samplers.ExponentialThenConstant,
+        "Linear": samplers.Linear,
     },
     "strategy": {
         "Cap": samplers.Cap,
@@ -67,6 +80,7 @@ KINDS: dict[str, dict[str, Entry]] = {
         "Loop": samplers.Loop,
         "Rescale": samplers.Rescale,
     },
+    "potential": {"Foresight": samplers.Foresight, "SelfReward": samplers.SelfReward},
     "oracle": {
         "copy": oracles.copy,
         "insert": oracles.insert,
@@ -81,6 +95,8 @@ KINDS: dict[str, dict[str, Entry]] = {
         "shuffle": oracles.shuffle,
         "table": oracles.Table.random,
     },
+    "coefficients": {"General": samplers.General, "LowDimensional": samplers.LowDimensional},
+    "distribution": {"points": oracles.points, "subspaces": oracles.subspaces},
     "denoiser": {
         "Delayed": denoisers.Delayed,
         "Forbidden": denoisers.Forbidden,
@@ -121,8 +137,9 @@ def build(text: str, kind: str, **context: Any) -> Any:
 
     Parameters:
         text: such as `minimax(target="both")`.
-        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "oracle", "denoiser"; of decentralised
-            training "topology", "method", "descent".
+        kind: "schedule", "order", "verifier", "sampler", "strategy" (of remasking), "grid" (of levels of noise), "potential"
+            (of particles), "oracle", "denoiser"; of decentralised training "topology", "method", "descent"; of the
+            continuous companion "coefficients" and "distribution".
         context: values for parameters that the specification leaves out, by name (steps=16, length=256, curve=..).
 
     Returns:
@@ -247,4 +264,5 @@ def _example(kind: str) -> str:
         "schedule": "minimax(target='both')",
         "order": "Blockwise(Confidence(), 32)",
         "oracle": "latin_square",
+        "distribution": "subspaces(count=3)",
     }.get(kind, ", ".join(names(kind)))

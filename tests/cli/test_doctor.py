@@ -7,6 +7,8 @@ import typer
 from demask.cli.doctor import run
 from demask.errors import GenerateError
 from tests.denoisers.checkpoints.published import BERT, FAMILIES, LLADA, drawn, write
+from tests.denoisers.checkpoints.published_more import FAMILIES as MORE
+from tests.denoisers.checkpoints.published_more import LLADA2
 
 
 def look(folder, capsys, code=0):
@@ -43,6 +45,18 @@ def test_what_would_be_used(llada, capsys):
     text = capsys.readouterr().out
     assert "published checkpoint of the LLaDA family" in text
     assert "loads: demask.load(" in text
+    assert "its own code is not run" in text
+    assert found["facts"]["chat"] == {"value": False, "source": "nowhere"}
+    config = llada / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": "{{ messages }}"}))
+    assert look(llada, capsys)["facts"]["chat"] == {"value": True, "source": "tokenizer_config.json: chat_template"}
+
+
+def test_blocks_are_told(tmp_path, capsys):
+    found = look(write(tmp_path / "llada2", LLADA2, drawn(MORE["llada2"][1](LLADA2))), capsys)
+    assert (found["family"], found["loads"]) == ("LLaDA2", True)
+    assert found["facts"]["block"] == {"value": 4, "source": "config.json: block_size"}
+    assert found["facts"]["causal"] == {"value": True, "source": "the LLaDA2 family"}
 
 
 def test_what_is_missing(llada, capsys):
@@ -75,7 +89,9 @@ def test_other_folders(tmp_path, capsys):
     assert found["kind"] == "unknown"
     assert "config.json: no such file" in found["problems"][0]
     (tmp_path / "config.json").write_text('{"model_type": "sedd"}')
-    assert "the families known are LLaDA" in look(tmp_path, capsys, code=1)["problems"][0]
+    problem = look(tmp_path, capsys, code=1)["problems"][0]
+    assert "the families known are LLaDA" in problem
+    assert "trust_remote_code=True if you trust it" in problem
     with pytest.raises(GenerateError, match="no model"):
         run(Path(tmp_path / "none"), as_json=True)
 

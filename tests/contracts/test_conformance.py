@@ -18,6 +18,7 @@ from demask.orders import (
     Independent,
     Margin,
     Noisy,
+    Pooled,
     Threshold,
 )
 from demask.registry import KINDS, build
@@ -35,6 +36,7 @@ WRAPPED = {
     "Hierarchical": lambda: Hierarchical(Confidence(), 0.8, 0.3),
     "Independent": lambda: Independent(Confidence(), 0.05, "mode"),
     "Noisy": lambda: Noisy(Margin(), 0.3),
+    "Pooled": lambda: Pooled(Confidence(), 2),
     "Threshold": lambda: Threshold(Blockwise(Confidence(), 3), 0.6),
 }
 ORDERS = {name: WRAPPED.get(name, entry) for name, entry in KINDS["order"].items()}

@@ -37,12 +37,13 @@ def denoiser(network):
     return lambda canvas, where: Marginals(where, network(canvas.tokens.masked_fill(canvas.masked, MASK))[where])
 
 
-def published(network, ids, block, threshold, editing, post):
+def published(network, ids, block, threshold, editing, post, over):
     """One row: tokens, and how many passes."""
     prompt, passes = (ids != MASK)[0].tolist(), 0
     free = [place for place, given in enumerate(prompt) if not given]
-    for begin in range(0, len(free), block):
-        places, after = free[begin : begin + block], 0
+    number = {place: (place if over == "row" else count) // block for count, place in enumerate(free)}
+    for current in sorted(set(number.values())):
+        places, after = [place for place in free if number[place] == current], 0
         while True:
             masked = [i for i in places if ids[0, i] == MASK]
             if not masked:
@@ -63,8 +64,11 @@ def published(network, ids, block, threshold, editing, post):
     return ids, passes
 
 
-@pytest.mark.parametrize(("block", "post"), [(4, 16), (4, 1), (3, 0), (8, 3)])
-def test_it_is_the_published_loop_token_for_token(block, post):
+@pytest.mark.parametrize(
+    ("block", "post", "over"),
+    [(4, 16, "masked"), (4, 1, "masked"), (3, 0, "masked"), (8, 3, "masked"), (4, 16, "row"), (3, 2, "row")],
+)
+def test_it_is_the_published_loop_token_for_token(block, post, over):
     edited = capped = 0
     for seed in range(60):
         network = Network(seed, 10)
@@ -72,11 +76,12 @@ def test_it_is_the_published_loop_token_for_token(block, post):
         ids[0, [0, 4]] = torch.tensor([1, 2])
         canvas = Canvas(ids.masked_fill(ids == MASK, 0), ids == MASK)
         plain = Parallel(Unlimited(), Threshold(Confidence(), 0.8))
-        expected, passes = published(network, ids.clone(), block, 0.8, 0.7, post)
-        run = sample(Tempered(denoiser(network), 0), Editing(plain, 0.7, block, post), canvas, key=0)
+        expected, passes = published(network, ids.clone(), block, 0.8, 0.7, post, over)
+        editing = Editing(plain, 0.7, block, post, over)
+        run = sample(Tempered(denoiser(network), 0), editing, canvas, key=0)
         assert (run.tokens.tolist(), run.nfe.tolist()) == (expected.tolist(), [passes]), seed
         assert torch.equal(run.when == -1, ids != MASK)
-        unedited = sample(Tempered(denoiser(network), 0), Editing(plain, 1.0, block, post), canvas, key=0)
+        unedited = sample(Tempered(denoiser(network), 0), Editing(plain, 1.0, block, post, over), canvas, key=0)
         edited += not torch.equal(run.tokens, unedited.tokens)
         capped += int(run.nfe) > 20
     assert edited > 10 or post == 0

@@ -85,16 +85,30 @@ class Cluster:
 
 
 @contextmanager
-def joined(address: str) -> Iterator[Any]:
-    """Join a Ray cluster, unless this process is part of one, and leave it in the end; give the module.
+def joined(address: str, part: str = "ray.data") -> Iterator[Any]:
+    """Give `ray`: of the cluster that this process is part of, or joined to the one at an address and left in the end.
 
     Raises:
         GenerateError: no ray, or no cluster at the address.
     """
-    ray = _ray()
+    ray = _ray(part)
     if ray.is_initialized():
         yield ray
         return
+    join(address, part)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def join(address: str, part: str = "ray.data") -> Any:
+    """Return `ray`, joined to the cluster at an address; "local" starts one.
+
+    Raises:
+        GenerateError: no ray, or no cluster at the address.
+    """
+    ray = _ray(part)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers run in this environment, as it is
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -107,21 +121,18 @@ def joined(address: str) -> Iterator[Any]:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise GenerateError(
-            f"--ray {address}: no cluster there ({str(error).splitlines()[0]}); start one with ray start --head, "
-            "or write --ray local"
+            f"no Ray cluster at {address} ({str(error).splitlines()[0]}); start one with ray start --head, or "
+            f"write {LOCAL} instead"
         ) from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    return ray
 
 
-def _ray() -> Any:
+def _ray(part: str) -> Any:
     try:
         ray = import_module("ray")
-        import_module("ray.data")
+        import_module(part)
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] not in ("ray", "pyarrow", "pandas"):
-            raise
-        raise GenerateError("Ray is not installed; pip install 'demask[ray]', or leave out --ray") from None
+        raise GenerateError(
+            f"Ray is not whole here ({error.name} is missing); pip install 'demask[ray]', or do without Ray"
+        ) from None
     return ray

@@ -24,6 +24,7 @@ class Findings:
         family: of a published checkpoint.
         facts: by name: the value, and where it comes from.
         weights: files, tensors and parameters.
+        notes: on what is there and not used.
         problems: that keep it from being loaded.
     """
 
@@ -33,6 +34,7 @@ class Findings:
     files: list[str] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def tried(self, look: Callable[[], T]) -> T | None:
@@ -81,6 +83,7 @@ def _own(path: Path, found: Findings) -> None:
 
 
 def _published(path: Path, found: Findings) -> None:
+    from demask.denoisers.checkpoints.family import Family
     from demask.denoisers.checkpoints.open import learn, recognise
     from demask.denoisers.checkpoints.weights import Weights
 
@@ -96,6 +99,10 @@ def _published(path: Path, found: Findings) -> None:
         return
     configs, family = recognised
     found.family = family.name
+    if not isinstance(family, Family):
+        return  # only where its own code is trusted, which is not done here
+    if "auto_map" in configs.main:
+        found.notes.append("its own code is not run")
     config = found.tried(lambda: family.config(configs))
     if config is None:
         return
@@ -104,10 +111,11 @@ def _published(path: Path, found: Findings) -> None:
         facts = asdict(learned[0])
         sources = facts.pop("sources")
         facts["unused"] = len(facts["unused"])
+        facts["chat"] = learned[1].chat is not None
         found.facts = {name: {"value": value, "source": sources[name]} for name, value in facts.items()}
     if weights is not None:
         names = found.tried(lambda: family.plan(config, weights))
-        if names is not None and (left := sorted(weights.shapes.keys() - names.keys())):
+        if names is not None and (left := sorted(weights.shapes.keys() - names)):
             found.weights["left_out"] = left
 
 
@@ -122,6 +130,8 @@ def _tell(found: Findings) -> None:
         say(f"{', '.join(found.weights['files'][:4])}: {size}, {short(found.weights['parameters'])} parameters")
         if left := found.weights.get("left_out"):
             say(f"not needed: {', '.join(left[:4])}" + (f" and {len(left) - 4} more" if len(left) > 4 else ""))
+    for note in found.notes:
+        say(note)
     say("")
     for problem in found.problems:
         say(f"cannot be loaded: {problem}")

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from typing import Final
 
 import torch
 import typer
 
-from demask.batch.cluster import LOCAL, Cluster, joined
+from demask.batch.cluster import LOCAL, joined
 from demask.cli.output import console, say_json, working
 from demask.cli.train import Material, begun_from, check_out, network_of, score_json, told
 from demask.errors import SpecError, TrainingError
@@ -38,7 +39,8 @@ def run(
     key: int,
     size: str,
     concentration: float,
-    spread: Processes | Cluster | None = None,
+    spread: Processes | Actors | None = None,
+    cluster: str = LOCAL,
     resume: bool = False,
     start: Path | None = None,
     threads: int | None = None,
@@ -76,9 +78,8 @@ def run(
     if isinstance(spread, Processes):
         trained = federate_processes(federation, data, way=spread, resume=resume, watch=watch)
     elif spread is not None:
-        with joined(spread.address):
-            way = Actors(threads=spread.threads or 1)
-            trained = federate_actors(federation, data, way=way, resume=resume, watch=watch)
+        with joined(cluster, "ray"):
+            trained = federate_actors(federation, data, way=spread, resume=resume, watch=watch)
     else:
         trained = federate(
             drawn, [*data.values()], held, tokenizer, out=out, recipe=recipe, topology=graph, resume=resume, about=about,
@@ -90,7 +91,7 @@ def run(
     return trained
 
 
-def spread_by(transport: str, *, meet: str | None, here: str | None, threads: int | None) -> Processes | Cluster | None:
+def spread_by(transport: str, *, meet: str | None, here: str | None, threads: int | None) -> Processes | Actors | None:
     """Return how peers are spread over processes, None: all in this one.
 
     Raises:
@@ -105,7 +106,7 @@ def spread_by(transport: str, *, meet: str | None, here: str | None, threads: in
     if transport == "ray":
         if here is not None:
             raise SpecError("--here: a Ray cluster spreads peers by itself; leave it out")
-        return Cluster(meet or LOCAL, threads=threads or 1)
+        return Actors(threads=threads or 1)
     return Processes(meet, None if here is None else seats(here), threads=threads or 1)
 
 
@@ -165,11 +166,10 @@ def _watching(*, quiet: bool) -> Callable[[FederatedMoment], None]:
         if quiet or (moment.score is None and moment.seconds - last < _LINE_EVERY):
             return
         last, turn = moment.seconds, moment.turn
-        scored = f", {told(moment.score)}" if moment.score else ""
-        sys.stderr.write(
-            f"{moment.seconds:.0f} s, round {turn.turn}, {len(turn.present)} peers, loss {turn.loss:.3f}, {turn.apart:.3g} "
-            f"apart{scored}\n"
-        )
+        facts = [f"{moment.seconds:.0f} s, round {turn.turn}, {len(turn.present)} peers, loss {turn.loss:.3f}"]
+        facts += [] if isnan(turn.apart) else [f"{turn.apart:.3g} apart"]
+        facts += [told(moment.score)] if moment.score else []
+        sys.stderr.write(f"{', '.join(facts)}\n")
         sys.stderr.flush()
 
     return line

@@ -4,16 +4,17 @@ from pathlib import Path
 
 from demask.cli.generate import check_save, read, show, tell
 from demask.cli.output import working
-from demask.generate import Template, load
+from demask.generate import load
 from demask.generate.recipe import Settings
 
 
 def run(template: str, model: str, settings: Settings, *, n: int, key: int, save: Path | None, as_json: bool) -> None:
     """Fill and tell."""
     check_save(save, n)
-    parsed = Template.parse(read(template))
+    text = read(template)
     with working("loading"):
         loaded = load(model)
+    parsed = loaded.template(text)
     if n == 1:
         show(loaded, parsed, key=key, settings=settings, save=save, as_json=as_json)
         return

@@ -22,6 +22,7 @@ def run(
     n: int,
     key: int,
     max_new_tokens: int | None,
+    chat: bool,
     save: Path | None,
     as_json: bool,
     jsonl: bool,
@@ -43,6 +44,7 @@ def run(
         prompts = list(_prompts())
         with working("loading"):
             loaded = load(model)
+        prompts = [loaded.prompt(text) for text in prompts] if chat else prompts
         with working("generating"):
             results = loaded.generate(prompts, max_new_tokens, n=n, key=key, **settings)
         for result in results:
@@ -51,12 +53,13 @@ def run(
     text = read(prompt or "")
     with working("loading"):
         loaded = load(model)
+    text = loaded.prompt(text) if chat else text
     if n > 1:
         with working("generating"):
             several = loaded.generate(text, max_new_tokens, n=n, key=key, **settings)
-        tell(several, as_json=as_json)
+        tell(several, as_json=as_json, answers=chat)
         return
-    show(loaded, text, max_new_tokens, key=key, settings=settings, save=save, as_json=as_json)
+    show(loaded, text, max_new_tokens, key=key, settings=settings, save=save, as_json=as_json, answers=chat)
 
 
 def show(
@@ -68,6 +71,7 @@ def show(
     settings: Settings,
     save: Path | None,
     as_json: bool,
+    answers: bool = False,
 ) -> None:
     """Generate or fill one text, before one's eyes on a terminal; keep it, and tell."""
     screen = console()
@@ -79,7 +83,7 @@ def show(
             result = next(shown for shown in frames if isinstance(shown, Result))
     if save is not None:
         result.save(save)
-    tell([result], as_json=as_json)
+    tell([result], as_json=as_json, answers=answers)
     if is_live(screen) and not as_json:
         facts = f"{result.new} tokens, {result.nfe} NFE, {short(result.tokens_per_forward)} tokens per pass, key {key}"
         screen.print(f"\n{facts}, {result.law.name}", style="dim", markup=False, soft_wrap=True)
@@ -87,8 +91,8 @@ def show(
             screen.print(f"wrote {save}: demask generate --replay {save}", style="dim", markup=False, soft_wrap=True)
 
 
-def tell(results: list[Result], *, as_json: bool) -> None:
-    """Print the texts and nothing else, or one JSON object."""
+def tell(results: list[Result], *, as_json: bool, answers: bool = False) -> None:
+    """Print the texts, or of conversations the answers, and nothing else; or one JSON object."""
     if as_json:
         bodies = [result.to_json() for result in results]
         say_json(bodies[0] if len(bodies) == 1 else {"results": bodies})
@@ -96,7 +100,7 @@ def tell(results: list[Result], *, as_json: bool) -> None:
     for number, result in enumerate(results, start=1):
         if len(results) > 1:
             say(f"--- {number} of {len(results)}")
-        say(result.text)
+        say(result.gaps[0] if answers else result.text)
 
 
 def read(text: str) -> str:

@@ -99,8 +99,8 @@ def train(
         way = federated.spread_by(transport, meet=meet, here=here, threads=threads)
         federated.run(
             material, peers, topology, method, out=out, rounds=rounds, batch=batch, early=early, network=network,
-            precision=precision, key=key, size=size, concentration=concentration, spread=way, resume=resume,
-            start=start, threads=threads, as_json=json,
+            precision=precision, key=key, size=size, concentration=concentration, spread=way,
+            cluster=meet or "local", resume=resume, start=start, threads=threads, as_json=json,
         )  # fmt: skip
         return
     o.refuse(given & {*_TOGETHER}, "for --peers only")
@@ -149,6 +149,51 @@ def train_policy(
     )  # fmt: skip
 
 
+@app.command()
+def sparsify(
+    model: Annotated[str, typer.Argument(help="demask/notes, or a folder that demask train wrote.")],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[DATA]", help="Texts, or folders of them.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The sparse model's folder.")] = Path("sparse"),
+    oracle: Annotated[str | None, typer.Option("--oracle", help="A known language instead of files: notes.")] = None,
+    pattern: Annotated[str, typer.Option("--pattern", metavar="N:M", help="Keep N of every M weights.")] = "2:4",
+    method: Annotated[str, typer.Option("--method", help="learned, wanda or magnitude.")] = "learned",
+    start: Annotated[
+        str, typer.Option("--start", help="What learning begins with: wanda, magnitude, or the best.")
+    ] = "best",
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Time to learn.  [default: 600]")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", callback=o.at_least(1), help="Instead: steps.")] = None,
+    rate: Annotated[float, typer.Option("--rate", help="Of the logits.")] = 50.0,
+    scale: Annotated[float, typer.Option("--scale", help="Logits of what is kept at first.")] = 10.0,
+    batch: Annotated[int, typer.Option("--batch", callback=o.at_least(1), help="Windows of a minibatch.")] = 32,
+    samples: Annotated[int, typer.Option("--samples", callback=o.at_least(1), help="Windows to learn from.")] = 512,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="GLOB", help="Layers to take, such as 'blocks.0.*'.")
+    ] = None,
+    leave: Annotated[list[str] | None, typer.Option("--leave", metavar="GLOB", help="Layers to leave dense.")] = None,
+    skip_uneven: Annotated[
+        bool, typer.Option("--skip-uneven", help="Leave layers dense whose inputs are no multiple of M.")
+    ] = False,
+    glob: Annotated[str, typer.Option("--glob", help="Which files of a folder.")] = "*",
+    held_out: Annotated[float, typer.Option("--held-out", help="Share of the texts to evaluate on.")] = 0.05,
+    threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,
+    key: o.Key = 0,
+    json: o.Json = False,
+) -> None:
+    """Keep N of every M weights of a model, learned by forward passes; Ctrl-C keeps the masks so far."""
+    with working("loading"):
+        from demask.cli.sparsify import Texts, run
+        from demask.denoisers.sparse import Pattern
+        from demask.training import SparsityRecipe
+    recipe = SparsityRecipe(
+        steps, 600.0 if seconds is None and steps is None else seconds, Pattern.parse(pattern), rate, scale, key=key
+    )
+    run(
+        model, Texts(tuple(files or ()), oracle, glob, held_out, samples, batch), out=out, recipe=recipe, method=method,
+        start=start, only=tuple(only or ("*",)), leave=tuple(leave or ()), skip_uneven=skip_uneven, threads=threads,
+        as_json=json,
+    )  # fmt: skip
+
+
 @app.command(name="eval")
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder, as demask train writes it.")],
@@ -185,6 +230,8 @@ def generate(
     order: o.Ranking = None,
     steps: o.StepsAsked = None,
     excess: o.Excess = None,
+    block: o.Block = None,
+    over: o.Counted = None,
     sampler: o.SamplerOption = None,
     temperature: o.Temperature = None,
     top_k: o.TopK = None,
@@ -195,6 +242,10 @@ def generate(
     guidance: o.Guidance = None,
     end: o.EndOption = None,
     stop: o.Stop = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="The prompt is a message, written by the model's chat template; print the answer."),
+    ] = False,
     most: Annotated[
         int | None,
         typer.Option("--max-new-tokens", callback=o.at_least(1), help="At most so many.  [default: all that fit]"),
@@ -211,13 +262,14 @@ def generate(
     with working("loading"):
         from demask.cli.generate import run
     settings = o.settings(
-        schedule=schedule, order=order, steps=steps, excess=excess, sampler=sampler, temperature=temperature, top_k=top_k,
-        top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, forbid=forbid, guidance=guidance,
+        schedule=schedule, order=order, steps=steps, excess=excess, block=block, over=over, sampler=sampler,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        forbid=forbid, guidance=guidance,
         end=end, stop=stop,
     )  # fmt: skip
     run(
-        prompt, model, settings, n=n, key=key, max_new_tokens=most, save=save, as_json=json, jsonl=jsonl, replayed=replay,
-        step=step,
+        prompt, model, settings, n=n, key=key, max_new_tokens=most, chat=chat, save=save, as_json=json, jsonl=jsonl,
+        replayed=replay, step=step,
     )  # fmt: skip
 
 
@@ -231,6 +283,8 @@ def fill(
     order: o.Ranking = None,
     steps: o.StepsAsked = None,
     excess: o.Excess = None,
+    block: o.Block = None,
+    over: o.Counted = None,
     sampler: o.SamplerOption = None,
     temperature: o.Temperature = None,
     top_k: o.TopK = None,
@@ -246,8 +300,9 @@ def fill(
     with working("loading"):
         from demask.cli.fill import run
     settings = o.settings(
-        schedule=schedule, order=order, steps=steps, excess=excess, sampler=sampler, temperature=temperature, top_k=top_k,
-        top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, forbid=forbid, guidance=guidance,
+        schedule=schedule, order=order, steps=steps, excess=excess, block=block, over=over, sampler=sampler,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        forbid=forbid, guidance=guidance,
     )  # fmt: skip
     run(template, model, settings, n=n, key=key, save=save, as_json=json)
 
@@ -297,3 +352,41 @@ def batch(
     settings = {name: value for name, value in asked.items() if value is not None}
     work = Work(model, key, most, settings, rows, full)
     go(source, out, work, shard=shard, ray=ray, actors=actors, gpus=gpus, threads=threads, as_json=json)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="A model folder, or demask/notes.")] = o.MODEL,
+    host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 for every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--api-keys", metavar="FILE", help="A key per line; or DEMASK_API_KEYS, between commas."),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", callback=o.at_least(1), help="Texts decoded side by side.")] = 64,
+    positions: Annotated[
+        int, typer.Option("--positions", callback=o.at_least(1), help="Positions of one forward pass: memory.")
+    ] = 1 << 16,
+    queue: Annotated[int, typer.Option("--queue", callback=o.at_least(1), help="Texts that may wait.")] = 256,
+    samples: Annotated[int, typer.Option("--samples", callback=o.at_least(1), help="Texts of one request.")] = 64,
+    body: Annotated[int, typer.Option("--body", callback=o.at_least(1), help="Bytes of one request.")] = 1 << 20,
+    deadline: Annotated[float, typer.Option("--deadline", help="Seconds a request may take.")] = 300.0,
+    threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Serve by Ray: local, auto, or a Ray cluster.")
+    ] = None,
+    replicas: Annotated[int, typer.Option("--replicas", callback=o.at_least(1), help="Models that stand.")] = 1,
+    most: Annotated[
+        int | None, typer.Option("--most-replicas", callback=o.at_least(1), help="Models under load.")
+    ] = None,
+    gpus: Annotated[float, typer.Option("--gpus", callback=o.at_least(0), help="GPUs of each replica.")] = 0.0,
+) -> None:
+    """Serve a model in the shape of OpenAI's API, with a page to watch it; SIGTERM ends when all is answered."""
+    with working("loading"):
+        from demask.cli.serve import go
+        from demask.serve.limits import Limits
+    limits = Limits(rows, positions, queue, samples, body, deadline)
+    go(
+        model, host=host, port=port, keys=keys, limits=limits, threads=threads, ray=ray, replicas=replicas,
+        most=most, gpus=gpus,
+    )  # fmt: skip

@@ -42,6 +42,13 @@ class End(StrEnum):
     never = "never"
 
 
+class Over(StrEnum):
+    """How blocks are counted."""
+
+    masked = "masked"
+    row = "row"
+
+
 def given(context: Context) -> set[str]:
     """Return the options that were typed, without their dashes."""
     sources = {param.opts[0]: context.get_parameter_source(str(param.name)) for param in context.command.params}
@@ -151,6 +158,14 @@ StepsAsked = Annotated[int | None, Option("--steps", callback=at_least(1), help=
 Excess = Annotated[
     float | None,
     Option("--excess", callback=at_least(0), help="Instead of --steps: nats per token that speed may cost."),
+]
+Block = Annotated[
+    int | None,
+    Option("--block", callback=at_least(1), help="Finish so many positions before the next.  [default: the model's]"),
+]
+Counted = Annotated[
+    Over | None,
+    Option("--over", help="Blocks are counted over what is masked, or over the row with its prompt."),
 ]
 Temperature = Annotated[
     float | None, Option("--temperature", callback=at_least(0), help="At which tokens are drawn; 0 takes the mode.")

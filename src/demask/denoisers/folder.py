@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from demask import files
+from demask.denoisers import device as devices
 from demask.denoisers.permutation import Permutation
 from demask.denoisers.transformer import Network, Shape, Transformer
 from demask.errors import CheckpointError, DenoiserError
@@ -92,12 +93,13 @@ def read(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch
         dtype: its precision; None: float32 on a CPU, bfloat16 elsewhere.
 
     Raises:
-        CheckpointError: a file that is missing, truncated, corrupt or foreign, or weights of another shape.
+        CheckpointError: a file that is missing, truncated, corrupt or foreign, weights of another shape, or no such
+            device.
         TokenizerError: a tokenizer.json that is none.
 
     Cost: reading, hashing and converting the weights; no matrix is drawn at random first.
     """
-    folder = Path(folder)
+    folder, place = Path(folder), devices.find(device)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; make a model with demask train FILES --out {folder}")
     kind, shape, about = _config(folder / CONFIG)
@@ -109,8 +111,7 @@ def read(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch
     network = fill(shape, tensors, str(folder / WEIGHTS))
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     _same_size(tokenizer, shape, str(folder / TOKENIZER))
-    device = torch.device(device)
-    network.to(device, dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16))
+    network.to(place, dtype or devices.precision(place))
     return Folder(kind(network.requires_grad_(False)), tokenizer, about, folder)
 
 

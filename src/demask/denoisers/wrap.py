@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from demask.canvas import ABSENT, Canvas, Marginals, without
-from demask.contracts import Denoiser, ranked
+from demask.contracts import Denoiser, noised, ranked, vocabulary
 from demask.errors import DenoiserError
 
 
@@ -25,10 +25,14 @@ class Changed(ABC):
         """Answer along an order with the inner denoiser's laws, changed."""
         return self.changed(ranked(self.inner).along(canvas, where, ranks))
 
+    def noised(self, canvas: Canvas, where: Tensor, level: Tensor) -> Marginals:
+        """Answer about noisy tokens with the inner denoiser's laws, changed."""
+        return self.changed(noised(self.inner).noised(canvas, where, level))
+
     @property
     def vocabulary(self) -> int:
         """How many tokens can be written, V."""
-        return ranked(self.inner).vocabulary
+        return vocabulary(self.inner)
 
     @abstractmethod
     def changed(self, answer: Marginals) -> Marginals:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -17,10 +17,12 @@ from demask.errors import GenerateError
 from demask.generate.recipe import Recipe
 from demask.generate.result import Call, Frame, Result, frame
 from demask.generate.stop import Stops
-from demask.generate.template import Layout, Tokens, spaced
+from demask.generate.template import Layout, Tokens, ends, spaced
 from demask.information.measurement import Measurement
 from demask.loop import Run, Status, steps
-from demask.samplers import Stopped
+from demask.samplers import Stopped, inside
+
+UNSEEN: Final = -2  # the step of a token that is still masked
 
 
 @dataclass(frozen=True)
@@ -73,26 +75,33 @@ class Job:
                 chosen = members[start : start + batch]
                 part = [rows[index] for index in chosen]
                 passes: list[Tensor] = []
-                for run in self._runs(part):
+                for run in self.turns(part):
                     passes.append(run.nfe)
-                out.update(zip(chosen, self._tell(part, run, torch.stack(passes)), strict=True))
+                out.update(zip(chosen, self.tell(part, run, torch.stack(passes)), strict=True))
         return [out[index] for index in range(len(rows))]
 
     def stream(self, row: Row) -> Iterator[Frame | Result]:
         """Show the canvas of one row before the first step and after every one, then the result."""
-        layout = row.layout
         passes: list[Tensor] = []
-        size, end = len(layout.tokens), self.tokenizer.end
-        for run in self._runs([row]):
-            step = len(passes) - 1
+        for run in self.turns([row]):
             passes.append(run.nfe)
-            when = run.when[0, :size]
-            masked = when == -2
-            cells = layout.cells(run.tokens[0, :size].masked_fill(masked, end).tolist())
-            yield frame(step, cells, masked.tolist(), ((when == step) & (when >= 0)).tolist(), int(run.nfe[0]))
-        yield from self._tell([row], run, torch.stack(passes))
+            yield self.show(row, run, len(passes) - 2)
+        yield from self.tell([row], run, torch.stack(passes))
 
-    def _runs(self, rows: Sequence[Row]) -> Iterator[Run]:
+    def show(self, row: Row, run: Run, step: int) -> Frame:
+        """Return the canvas of the only row of a run after a step, -1 before the first."""
+        tokens, when = self.shown(row, run)
+        masked = [turn == UNSEEN for turn in when]
+        cells = row.layout.cells(tokens)
+        return frame(step, cells, masked, (turn == step > -1 for turn in when), int(run.nfe[0]))
+
+    def shown(self, row: Row, run: Run) -> tuple[list[int], list[int]]:
+        """Return the tokens of the only row of a run, the end token where masked, and the step of each, `UNSEEN` there."""
+        size = len(row.layout.tokens)
+        when = run.when[0, :size]
+        return run.tokens[0, :size].masked_fill(when == UNSEEN, self.tokenizer.end).tolist(), when.tolist()
+
+    def turns(self, rows: Sequence[Row]) -> Iterator[Run]:
         """Turn the loop on rows whose gaps are healed at the same positions, and that are given alike where it matters."""
         width = max(len(row.layout.tokens) for row in rows)
         tokens = torch.full((len(rows), width), ABSENT)
@@ -110,22 +119,25 @@ class Job:
             allowed = torch.tensor(spaced(self.tokenizer), device=device)
             denoiser = Restricted(denoiser, allowed, rows[0].layout.healed)
         if not self.ends:
-            denoiser = Restricted(denoiser, torch.arange(self.tokenizer.size, device=device) != self.tokenizer.end)
+            allowed = torch.ones(self.tokenizer.size, dtype=torch.bool, device=device)
+            allowed[list(ends(self.tokenizer))] = False
+            denoiser = Restricted(denoiser, allowed)
         prompts, samples = torch.tensor([row.name for row in rows], device=device).unbind(1)
         chance = Keyed.of(self.key, samples).fork("prompt", prompts)
         given = [place for place, masked in enumerate(rows[0].layout.masked) if not masked]
-        denoiser = self.recipe.wrap(denoiser, end=self.tokenizer.end, given=given)
+        denoiser = self.recipe.wrap(denoiser, ends=ends(self.tokenizer), given=given)
         stops = self._stops(rows[0])
-        sampler = self.sampler if stops is None else Stopped(self.sampler, self.tokenizer.end, stops.found)
+        sampler = self.sampler if stops is None else inside(self.sampler, Stopped, self.tokenizer.end, stops.found)
         return steps(denoiser, sampler, canvas, key=chance)
 
     def _stops(self, row: Row) -> Stops | None:
         """Return where the texts of a batch stop; gaps have their sizes and never do."""
-        if not self.ends or not self.recipe.stop:
+        others = tuple(token for token in ends(self.tokenizer) if token != self.tokenizer.end)
+        if not self.ends or not (self.recipe.stop or others):
             return None
-        return Stops(self.recipe.stop, self.tokenizer, row.layout.gaps[0].healed)
+        return Stops(self.recipe.stop, self.tokenizer, row.layout.gaps[0].healed, others)
 
-    def _tell(self, rows: Sequence[Row], run: Run, passes: Tensor) -> Iterator[Result]:
+    def tell(self, rows: Sequence[Row], run: Run, passes: Tensor) -> Iterator[Result]:
         """Tell of every row; `passes` are (1 + steps, B), those before the first step in front."""
         if run.status is not Status.FINISHED:
             raise GenerateError(

@@ -2,14 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from demask.contracts import Denoiser
 from demask.errors import CheckpointError, GenerateError
 from demask.generate.model import Model
 from demask.generate.recipe import Recipe
 from demask.information.measurement import Measurement
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from demask.denoisers.checkpoints import Given
+    from demask.denoisers.folder import Folder
 
 DEFAULT: Final = "demask/notes"
 _EMBEDDED: Final = Path(__file__).parents[1] / "models"
@@ -20,40 +27,53 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    sparse: bool = False,
+    **given: "Unpack[Given]",
 ) -> Model:
     """Load a model that comes with the package, by name, or one from a folder.
 
     Parameters:
-        name_or_folder: such as "demask/notes", what `demask train` wrote, or a published checkpoint (LLaDA, Dream, BERT and
-            its kin; see demask.denoisers.checkpoints.read, which takes the place of facts that its files have wrong).
+        name_or_folder: such as "demask/notes", what `demask train` wrote, or a published checkpoint (LLaDA, Dream, SDAR,
+            MDLM, BERT and their kin; see demask.denoisers.checkpoints).
         device: where it shall compute; the CPU by default.
-        dtype: in what precision; by default that of the file.
+        dtype: in what precision; float32 on a CPU by default, bfloat16 elsewhere.
+        sparse: whether what `demask sparsify` wrote is to be multiplied by the sparse kernels of a CUDA GPU; without it the
+            zeros are multiplied like any number, on any device.
+        given: for published checkpoints: mask, ends, block, chat, device_map, trust_remote_code and the like, in place of
+            what their files say; see demask.denoisers.checkpoints.Given.
 
     Raises:
-        GenerateError: no such name and no such folder.
+        GenerateError: no such name and no such folder, or facts given of a model of ours, which has them in its folder.
         CheckpointError, DenoiserError, TokenizerError, CurveError: a folder that is not a model, or damaged.
     """
     path = find(name_or_folder)
     curve = path / "curve.json"
     measured = Measurement.load(curve) if curve.exists() else None
     if published(path):
+        if sparse:
+            raise CheckpointError(f"{path} is a published checkpoint, without weight masks; load it without sparse")
         from demask.denoisers import checkpoints
 
-        opened = checkpoints.read(path, device=device or "cpu", dtype=dtype)
+        opened = checkpoints.read(path, device=device, dtype=dtype, **given)
         return Model(
             denoiser=opened.denoiser,
             tokenizer=opened.tokenizer,
             context=opened.denoiser.context,
             name=str(name_or_folder),
             about={"family": opened.facts.family},
+            recipe=Recipe(block=opened.facts.block, over="row" if opened.facts.causal else "masked"),
             curve=measured,
+        )
+    if given:
+        raise GenerateError(
+            f"{next(iter(given))} is for published checkpoints, but {name_or_folder} is a model of demask; leave it out"
         )
     from demask.denoisers.folder import read
 
     found = read(path, device=device or "cpu", dtype=dtype)
     context = found.denoiser.context
     return Model(
-        denoiser=found.denoiser,
+        denoiser=_compressed(found) if sparse else found.denoiser,
         tokenizer=found.tokenizer,
         context=context,
         name=str(name_or_folder),
@@ -63,6 +83,14 @@ def load(
         recipe=_recipe(found.about.get("recipe", {}), path),
         curve=measured,
     )
+
+
+def _compressed(found: "Folder") -> Denoiser:
+    """Return a folder's denoiser by kernels that skip what its weight masks leave out."""
+    from demask.denoisers.sparse import compressed, read_masks
+
+    pattern, masks = read_masks(found.path, found.denoiser.network)
+    return compressed(found.denoiser, masks, pattern)
 
 
 def published(folder: Path) -> bool:

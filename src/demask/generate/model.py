@@ -12,13 +12,14 @@ from demask.contracts import Denoiser
 from demask.curve import Estimate
 from demask.denoisers.wrap import Continued
 from demask.errors import GenerateError
+from demask.generate.conversation import Messages, written
 from demask.generate.job import Job, Row, ending
 from demask.generate.recipe import Recipe, Settings
 from demask.generate.result import Call, Frame, Result
 from demask.generate.template import Layout, Template, Tokens
 from demask.information.measure import measure
 from demask.information.measurement import Measurement
-from demask.samplers import Ended
+from demask.samplers import Ended, inside
 
 _MOST: Final = 1 << 31  # prompts and samples that have names
 
@@ -142,8 +143,8 @@ class Model:
             key: any integer.
             row: name of the first row, to make one row of a batch again.
             batch: rows at a time.
-            settings: of the recipe: schedule, order, steps, excess, pace, sampler, temperature, top_k, top_p, min_p,
-                repetition_penalty, forbid, end, guidance, stop; see `Recipe`.
+            settings: of the recipe: schedule, order, steps, excess, pace, block, over, sampler, temperature, top_k, top_p,
+                min_p, repetition_penalty, forbid, end, guidance, stop; see `Recipe`.
 
         Returns:
             A result for one prompt without `n`; otherwise a list, the samples of a prompt side by side.
@@ -165,6 +166,34 @@ class Model:
             rows.append(Row(layouts[index], place, self._call("generate", arguments, key, place, settings)))
         results = self._job(recipe, key, ends=True).results(rows, batch)
         return results[0] if isinstance(prompt, str) and n is None else results
+
+    def chat(
+        self,
+        messages: Messages,
+        max_new_tokens: int | None = None,
+        *,
+        template: str | None = None,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        **settings: Unpack[Settings],
+    ) -> Result:
+        """Answer a conversation; `gaps[0]` of the result is the answer.
+
+        Parameters:
+            messages: a text of the user, or messages, each with a role and a content.
+            max_new_tokens, key, row, settings: as for `generate`.
+            template: Jinja, in place of that of the model's tokenizer. Names of special tokens in a message are those
+                tokens.
+
+        Raises:
+            GenerateError: messages that are none, no template, and what `generate` refuses.
+            TokenizerError: a template that cannot write this conversation.
+        """
+        return self.generate(self.prompt(messages, template), max_new_tokens, key=key, row=row, **settings)
+
+    def prompt(self, messages: Messages, template: str | None = None) -> str:
+        """Return the prompt that a conversation is written as: what `chat` lets the model continue."""
+        return written(messages, self.tokenizer, template)
 
     @overload
     def fill(
@@ -202,7 +231,8 @@ class Model:
         r"""Fill the gaps of a template, `"def add(a, b):\n    return [MASK:6]"`; see `Template.parse`.
 
         What stands outside the gaps never changes, byte for byte. A gap takes exactly its number of tokens, none of them
-        the end token. What follows the template is unknown to the model, unless the template ends with `[END]`.
+        an end token. The mask token of a published tokenizer is a gap of one token too. What follows the template is
+        unknown to the model, unless the template ends with `[END]`.
 
         Parameters:
             template: text with marks, or a `Template`.
@@ -216,10 +246,14 @@ class Model:
             TokenizerError: text that the tokenizer cannot represent.
         """
         recipe = self._filling(settings)
-        parsed = Template.parse(template) if isinstance(template, str) else template
+        parsed = self.template(template) if isinstance(template, str) else template
         rows = [self._template(parsed, key, place, settings) for place in _places(row, 1, n, batch)]
         results = self._job(recipe, key, ends=False, last=parsed.ends).results(rows, batch)
         return results[0] if n is None else results
+
+    def template(self, text: str) -> Template:
+        """Read a template as `fill` does; `stream` takes it."""
+        return Template.parse(text, getattr(self.tokenizer, "mark", None))
 
     def stream(
         self,
@@ -234,6 +268,22 @@ class Model:
 
         The result is that of `generate`, or of `fill` for a `Template`. A reader that stops early costs no further pass.
         """
+        job, one = self.prepare(prompt, max_new_tokens, key=key, row=row, **settings)
+        return job.stream(one)
+
+    def prepare(
+        self,
+        prompt: str | Template = "",
+        max_new_tokens: int | None = None,
+        *,
+        key: int = 0,
+        row: tuple[int, int] = (0, 0),
+        **settings: Unpack[Settings],
+    ) -> tuple[Job, Row]:
+        """Check everything and compute nothing: what `stream` turns, for a caller who turns it himself.
+
+        Raises: what `generate` raises, or `fill` for a `Template`.
+        """
         recipe = self._filling(settings) if isinstance(prompt, Template) else self.recipe.changed(settings)
         if isinstance(prompt, Template):
             one = self._template(prompt, key, row, settings)
@@ -242,7 +292,7 @@ class Model:
             call = self._call("generate", arguments, key, row, settings)
             one = Row(self._continuation(prompt, max_new_tokens), row, call)
         ends = not isinstance(prompt, Template)
-        return self._job(recipe, key, ends=ends, last=one.layout.template.ends).stream(one)
+        return self._job(recipe, key, ends=ends, last=one.layout.template.ends), one
 
     def again(self, call: Call) -> Result:
         """Make a result again.
@@ -272,7 +322,7 @@ class Model:
             batch: rows at a time.
 
         Raises:
-            GenerateError: an empty text, or one longer than the context.
+            GenerateError: an empty text, one longer than the context, or a model whose blocks do not see later ones.
             CurveError: too few passes for an interval.
 
         Example:
@@ -284,6 +334,11 @@ class Model:
             >>> low <= 3 * log(2) <= high  # 1/2 to begin, 1/2 to go on, 1/2 to end
             True
         """
+        if self.recipe.over == "row":
+            raise GenerateError(
+                "this model generates block after block, and random orders over the whole text are not its law; "
+                "score it by a denoiser of your own"
+            )
         tokens = self.tokenizer.encode(text)
         if not tokens:
             raise GenerateError("an empty text; expected one or more tokens to score")
@@ -319,7 +374,7 @@ class Model:
             window=self._filled,
             device=self._device,
             recipe=recipe,
-            sampler=Ended(sampler, self.tokenizer.end) if ends else sampler,
+            sampler=inside(sampler, Ended, self.tokenizer.end) if ends else sampler,
             key=key,
             ends=ends,
             curve=self.curve,

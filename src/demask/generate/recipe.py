@@ -8,21 +8,21 @@ from typing import Any, Final, Literal, TypedDict, get_args
 
 from torch import Tensor
 
-from demask.contracts import Denoiser, Order, Sampler, Schedule, Step
+from demask.contracts import Denoiser, Order, Over, Sampler, Schedule, Step, check_blocks
 from demask.curve import Curve
 from demask.denoisers import Delayed, Forbidden, Guided, MinP, Nucleus, Penalised, Tempered, TopK
-from demask.errors import GenerateError
+from demask.errors import GenerateError, OrderError
 from demask.information.certificate import Certificate
 from demask.information.measurement import Measurement
 from demask.information.plan import Planned, plan
-from demask.orders import Random
+from demask.orders import Blockwise, Random
 from demask.registry import build
 from demask.samplers import Parallel
-from demask.schedules import PerRow, Sizes, minimax
+from demask.schedules import PerBlock, PerRow, Sizes, minimax
 
 _EXCLUSIVE: Final = (
     ("steps", "excess"), ("steps", "pace"), ("excess", "pace"), ("excess", "schedule"), ("sampler", "schedule"),
-    ("sampler", "order"), ("sampler", "steps"), ("sampler", "excess"), ("sampler", "pace"),
+    ("sampler", "order"), ("sampler", "steps"), ("sampler", "excess"), ("sampler", "pace"), ("sampler", "block"),
 )  # fmt: skip
 End = Literal["anywhere", "reached", "never"]
 # What changes the laws that are drawn from; a certificate speaks of a recipe that leaves them alone.
@@ -39,6 +39,8 @@ class Settings(TypedDict, total=False):
     steps: int | None
     excess: float | None
     pace: float | None
+    block: int | None
+    over: Over | None
     temperature: float | None
     top_k: int | None
     top_p: float | None
@@ -56,7 +58,7 @@ class Recipe:
     """How a model is sampled where nothing else is asked: the one place in which these defaults stand.
 
     The number of steps comes from `steps`; else from the schedule's specification; else from `excess`, if no schedule is
-    named and the model has a measured curve; else from `pace`.
+    named and the model has a measured curve; else from `pace`. With blocks, all of it is said of each block.
 
     Parameters:
         schedule: a specification, or a schedule. None: the sizes of least cost on the model's curve, or minimax for both
@@ -65,6 +67,8 @@ class Recipe:
         steps: of every row; a row of fewer masked positions takes one per position.
         excess: path negative log-likelihood above the NELBO that may be spent, nats per token.
         pace: tokens per step where nothing says more; None where that is not wanted.
+        block: finish so many positions before the next ones; None: the whole row at once. A sampler says it itself.
+        over: how blocks are counted: "masked", over what is to be generated; "row", over the row with its prompt.
         temperature: at which tokens are drawn; 0 is the mode.
         top_k: how many tokens of every law are kept; None for all.
         top_p: probability that is kept of every law, in (0, 1].
@@ -88,6 +92,8 @@ class Recipe:
     steps: int | None = None
     excess: float | None = 0.02
     pace: float | None = 2.0
+    block: int | None = None
+    over: Over = "masked"
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float = 1.0
@@ -121,6 +127,10 @@ class Recipe:
             raise GenerateError(f"pace = {pace}; expected tokens per step >= 1, such as 2")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise GenerateError(f"steps = {steps!r}; expected an integer >= 1")
+        try:
+            check_blocks(given.get("block", 1), given.get("over", "masked"))
+        except OrderError as error:
+            raise GenerateError(str(error)) from None
         if given.get("end", "anywhere") not in get_args(End):
             raise GenerateError(f"end = {given['end']!r}; expected one of {', '.join(map(repr, get_args(End)))}")
         if "stop" in given:
@@ -141,7 +151,10 @@ class Recipe:
         if self.sampler is not None:
             return build(self.sampler, "sampler") if isinstance(self.sampler, str) else self.sampler
         order = build(self.order, "order") if isinstance(self.order, str) else self.order
-        return Parallel(self._schedule(curve), order)
+        if self.block is None:
+            return Parallel(self._schedule(curve), order)
+        schedule = PerBlock(self._schedule(None), self.block, self.over)  # a curve is of whole rows
+        return Parallel(schedule, Blockwise(order, self.block, self.over))
 
     def certificate(self, curve: Measurement | None, length: int) -> Certificate | None:
         """Return what a row of `length` masked positions is certified to cost, where the curve can tell.
@@ -155,7 +168,7 @@ class Recipe:
             return None
         return sampler.schedule.planned(length).certificate if isinstance(sampler.schedule, Fitted) else None
 
-    def wrap(self, denoiser: Denoiser, *, end: int, given: Sequence[int] = ()) -> Denoiser:
+    def wrap(self, denoiser: Denoiser, *, ends: tuple[int, ...], given: Sequence[int] = ()) -> Denoiser:
         """Return the denoiser whose laws are drawn from.
 
         In the order of transformers' logits processors: guidance, repetition penalty, forbidden tokens, delayed end,
@@ -163,7 +176,7 @@ class Recipe:
 
         Parameters:
             denoiser: of the model.
-            end: the end token.
+            ends: the end tokens.
             given: the positions that were given, the same in every row.
         """
         if self.guidance != 0:
@@ -171,9 +184,9 @@ class Recipe:
         if self.repetition_penalty != 1:
             denoiser = Penalised(denoiser, self.repetition_penalty)
         if self.forbid or self.end == "never":
-            denoiser = Forbidden(denoiser, (*self.forbid, *([end] if self.end == "never" else ())))
+            denoiser = Forbidden(denoiser, (*self.forbid, *(ends if self.end == "never" else ())))
         if self.end == "reached":
-            denoiser = Delayed(denoiser, (end,))
+            denoiser = Delayed(denoiser, ends)
         if self.temperature != 1:
             denoiser = Tempered(denoiser, self.temperature)
         if self.top_k is not None:
@@ -207,8 +220,8 @@ class Recipe:
     def _paced(self, family: Callable[..., Sizes]) -> "Paced":
         if self.pace is None:
             raise GenerateError(
-                f"excess = {self.excess} nats per token, but this model has no measured curve; write steps=16, or "
-                "measure it and keep curve.json in its folder"
+                f"excess = {self.excess} nats per token, but this model has no measured curve, or is decoded in blocks, "
+                "which have none; write steps=16, or measure it and keep curve.json in its folder"
             )
         return Paced(family, self.pace)
 

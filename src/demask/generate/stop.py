@@ -15,6 +15,7 @@ class Stops:
         texts: before the first of which it stops.
         tokenizer: of the model.
         healed: whether the first token brings the space that the prompt ends with.
+        ends: tokens that end a text too, beside the tokenizer's end.
 
     Example:
         >>> from demask.tokenizer import Tokenizer
@@ -28,18 +29,25 @@ class Stops:
     texts: tuple[str, ...]
     tokenizer: Tokens
     healed: bool
+    ends: tuple[int, ...] = ()
 
     def found(self, tokens: Sequence[int]) -> int | None:
-        """Return how many of the tokens it takes for the first stop to stand in the text; None where there is none."""
+        """Return how many of the tokens it takes for the first stop to stand in the text; None where there is none.
+
+        A token of `ends` is a stop by itself.
+        """
         end = self.tokenizer.end
         own = list(tokens[: tokens.index(end)] if end in tokens else tokens)
+        ended = next((place for place, token in enumerate(own, start=1) if token in self.ends), None)
+        own = own[: ended and ended - 1]
 
         def stops(size: int) -> bool:
             text = self.tokenizer.decode(own[:size])
             text = text.removeprefix(" ") if self.healed else text
             return any(stop in text for stop in self.texts)
 
-        return bisect_left(range(len(own)), True, key=stops) if own and stops(len(own)) else None
+        stopped = self.texts and own and stops(len(own))
+        return bisect_left(range(len(own)), True, key=stops) if stopped else ended
 
     def cut(self, text: str) -> str:
         """Return what stands before the first stop."""

@@ -71,13 +71,13 @@ class Template:
             raise GenerateError("the template has no gap; mark one with [MASK], or with [MASK:6] for six tokens")
 
     @classmethod
-    def parse(cls, text: str) -> "Template":
+    def parse(cls, text: str, mask: str | None = None) -> "Template":
         """Read a template.
 
         `[MASK]` is a gap of one token, `[MASK:6]` one of six. `[END]` may stand once, as the last thing: the text ends
         there; a space before it is left out. Every other bracket around a word of two or more capitals, such as [EOS] or
         [MSAK:3], is refused. A backslash before such a bracket makes it plain text, and two make one backslash;
-        elsewhere a backslash is itself.
+        elsewhere a backslash is itself. The text `mask` of a tokenizer's own mask token is a gap of one token too.
 
         Raises:
             GenerateError: a mark that is unknown, or a gap that is not an integer >= 1, or no gap.
@@ -102,7 +102,8 @@ class Template:
                     f"end where the text ends, or \\{mark} for these characters themselves"
                 )
         plain += text[begin:]
-        return cls((*pieces, plain) if plain else tuple(pieces), ends)
+        pieces += [plain] if plain else []
+        return cls(tuple(pieces if mask in (None, f"[{MASK}]") else _opened(pieces, str(mask))), ends)
 
     @property
     def gaps(self) -> tuple[int, ...]:
@@ -118,6 +119,19 @@ class Template:
             else:
                 out += _MARK.sub(lambda found: found[1] + "\\" + found[0], piece)
         return out
+
+
+def _opened(pieces: Iterable[str | int], mask: str) -> Iterator[str | int]:
+    """Return the pieces with a gap of one token wherever the mask stands in a text."""
+    for piece in pieces:
+        if not isinstance(piece, str):
+            yield piece
+            continue
+        for place, part in enumerate(piece.split(mask)):
+            if place:
+                yield 1
+            if part:
+                yield part
 
 
 def _gap(mark: str, value: str | None) -> int:
@@ -204,13 +218,15 @@ class Layout:
         """The positions whose token has to begin with a space."""
         return tuple(gap.start for gap in self.gaps if gap.healed)
 
-    def texts(self, tokens: Sequence[int]) -> tuple[str, ...]:
-        """Return the text of every gap, up to its first end token; `tokens` are (N,)."""
-        return tuple(self._texts(tokens))
+    def texts(self, tokens: Sequence[int], known: Sequence[bool] | None = None) -> tuple[str, ...]:
+        """Return the text of every gap up to its first end token, and to its first token not `known`; both (N,)."""
+        return tuple(self._texts(tokens, known))
 
-    def _texts(self, tokens: Sequence[int]) -> Iterator[str]:
+    def _texts(self, tokens: Sequence[int], known: Sequence[bool] | None) -> Iterator[str]:
         for gap in self.gaps:
             own = list(tokens[gap.start : gap.stop])
+            if known is not None and not all(known[gap.start : gap.stop]):
+                own = own[: list(known[gap.start : gap.stop]).index(False)]
             text = self.tokenizer.decode(own[: own.index(self.tokenizer.end)] if self.tokenizer.end in own else own)
             yield text.removeprefix(" ") if gap.healed else text
 
@@ -247,6 +263,11 @@ def spaced(tokenizer: Tokens) -> tuple[bool, ...]:
     return tuple(
         token != tokenizer.end and tokenizer.decode([token]).startswith(" ") for token in range(tokenizer.size)
     )
+
+
+def ends(tokenizer: Tokens) -> tuple[int, ...]:
+    """Return the tokens that end a text: those of a published tokenizer, or the one there is."""
+    return tuple(getattr(tokenizer, "ends", (tokenizer.end,)))
 
 
 def _pinned(piece: str, tokenizer: Tokens, joiner: str, *, after: bool, gap: bool) -> list[int]:

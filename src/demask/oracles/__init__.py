@@ -4,6 +4,7 @@ from demask.oracles.alphabet import Alphabet
 from demask.oracles.base import Oracle
 from demask.oracles.chain import Chain
 from demask.oracles.codes import LinearCode, parity, reed_solomon, repetition
+from demask.oracles.gaussian import Gaussians, points, subspaces
 from demask.oracles.graphs import HMM, Tree
 from demask.oracles.notes import Notes
 from demask.oracles.table import Table
@@ -14,6 +15,7 @@ __all__ = [
     "HMM",
     "Alphabet",
     "Chain",
+    "Gaussians",
     "LinearCode",
     "Notes",
     "Oracle",
@@ -24,10 +26,12 @@ __all__ = [
     "insert",
     "latin_square",
     "parity",
+    "points",
     "reed_solomon",
     "remove",
     "repetition",
     "replace",
     "reverse",
     "shuffle",
+    "subspaces",
 ]

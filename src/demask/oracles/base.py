@@ -1,7 +1,8 @@
 """What every oracle can be asked."""
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,24 @@ if TYPE_CHECKING:
 
 ENUMERABLE: Final = 1 << 16  # sequences that `to_table` lists
 _CHUNK: Final = 1 << 22  # numbers in the marginals that one call of a Monte Carlo estimate makes
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """Which tokens of a canvas may be noise.
+
+    Parameters:
+        where: (B, N) bool.
+        keep: (B,) float64, the probability that such a token was left as it is.
+    """
+
+    where: Tensor
+    keep: Tensor
+
+    def likelihood(self, right: Tensor, position: int, vocabulary: int) -> Tensor:
+        """Return log p(noisy token | state) from the log-likelihood of the right one, both (B, states)."""
+        keep = torch.where(self.where[:, position], self.keep, 1.0)[:, None]
+        return (keep * right.exp() + (1 - keep) / vocabulary).log()
 
 
 class Oracle(ABC):
@@ -53,12 +72,7 @@ class Oracle(ABC):
         self._check(canvas, where)
         local, asked = Canvas(canvas.tokens.cpu(), canvas.masked.cpu()), where.cpu()
         possible, logits = self._answer(local, asked)
-        if not bool(possible.all()):
-            row, position = asked.nonzero(as_tuple=True)
-            everything = self._prior[position]
-            everything[possible[row]] = logits
-            logits = everything
-        return Marginals(where, logits.to(canvas.device))
+        return Marginals(where, self._completed(possible, logits, asked).to(canvas.device))
 
     def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
         """Return the law of every asked position given the visible tokens of smaller rank in its row.
@@ -87,6 +101,49 @@ class Oracle(ABC):
         shown = ~canvas.masked[row] & (ranks[row] < ranks[row, position][:, None])
         alone = torch.zeros_like(shown).scatter_(1, position[:, None], True)
         return replace(self(Canvas(canvas.tokens[row], ~shown), alone), where=where)
+
+    def noised(self, canvas: Canvas, where: Tensor, level: Tensor) -> Marginals:
+        """Return the law of what stood at every asked position before noise, given all noisy and all right tokens.
+
+        p(x_i | y, x_S), where S is what is visible and not asked for, and independently for every asked position
+
+            y_j = x_j with probability exp(-level), otherwise uniform on the V tokens.
+
+        A row that cannot be, such as impossible tokens at level 0, is answered with the laws p(x_i).
+
+        Parameters:
+            canvas: (B, n) tokens and mask.
+            where: (B, n) bool, visible positions, whose tokens are noisy.
+            level: (B,) numbers >= 0; inf says nothing about the right tokens.
+
+        Raises:
+            OracleError: as for a canvas, a masked position asked for, a level below 0, or more than 2**16 sequences where
+                the class has no algorithm of its own: `Chain`, `HMM` and `Tree` have.
+
+        Cost: that of asking for all positions of a canvas.
+
+        Example:
+            >>> from demask.oracles import repetition
+            >>> canvas = Canvas(torch.tensor([[0, 0, 1]]), torch.zeros(1, 3, dtype=torch.bool))
+            >>> level = torch.tensor([0.8]).log().neg()   # each token is right with probability 0.8 + 0.1
+            >>> repetition(3, 2).noised(canvas, ~canvas.masked, level).logits.exp().round(decimals=3)[0].tolist()
+            [0.9, 0.1]
+        """
+        self._check(canvas, where & canvas.masked)
+        keep = (-level.cpu().to(torch.float64)).exp()
+        if level.shape != (canvas.shape[0],) or not bool((keep <= 1).all()):
+            raise OracleError(
+                f"noise levels {level.tolist()}; expected one number >= 0 for each of {canvas.shape[0]} rows"
+            )
+        if bool((where & canvas.masked).any()):
+            raise OracleError("a masked position is asked for; a noisy one is visible: ask for where & ~canvas.masked")
+        local, asked = Canvas(canvas.tokens.cpu(), canvas.masked.cpu()), where.cpu()
+
+        def answer(rows: Tensor) -> Tensor:
+            return self._noised(local.rows(rows), Noise(asked[rows], keep[rows]))
+
+        possible, logits = self._refusing(canvas.shape[0], answer)
+        return Marginals(where, self._completed(possible, logits, asked).to(canvas.device))
 
     def possible(self, canvas: Canvas) -> Tensor:
         """Return which rows show tokens that occur together at all, (B,) bool."""
@@ -171,12 +228,26 @@ class Oracle(ABC):
 
     def _answer(self, canvas: Canvas, where: Tensor) -> tuple[Tensor, Tensor]:
         """Which rows are possible, (B,), and the log-probabilities of what is asked of those."""
-        possible = torch.ones(canvas.shape[0], dtype=torch.bool)
+        return self._refusing(canvas.shape[0], lambda rows: self._logits(canvas.rows(rows), where[rows]))
+
+    @staticmethod
+    def _refusing(count: int, answer: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Which of so many rows are possible, (B,), and the answer for those; impossible ones are left out one by one."""
+        possible = torch.ones(count, dtype=torch.bool)
         while True:
             try:
-                return possible, self._logits(canvas.rows(possible), where[possible])
+                return possible, answer(possible)
             except _ImpossibleError as found:
                 possible[possible.nonzero()[:, 0][found.rows]] = False
+
+    def _completed(self, possible: Tensor, logits: Tensor, where: Tensor) -> Tensor:
+        """Give impossible rows the laws of a blank canvas: (M, V)."""
+        if bool(possible.all()):
+            return logits
+        row, position = where.nonzero(as_tuple=True)
+        everything = self._prior[position]
+        everything[possible[row]] = logits
+        return everything
 
     @cached_property
     def _prior(self) -> Tensor:
@@ -187,6 +258,10 @@ class Oracle(ABC):
     @abstractmethod
     def _logits(self, canvas: Canvas, where: Tensor) -> Tensor:
         """Log-probabilities (M, V) of the asked positions; refuses rows whose visible tokens have probability zero."""
+
+    def _noised(self, canvas: Canvas, noise: Noise) -> Tensor:
+        """Log-probabilities (M, V) of what stood at the noisy positions; refuses rows that cannot be."""
+        return self.to_table()._noised(canvas, noise)
 
     @abstractmethod
     def _log_prob(self, tokens: Tensor) -> Tensor: ...

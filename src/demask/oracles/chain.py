@@ -14,7 +14,7 @@ from demask.canvas import Canvas
 from demask.curve import Curve, Estimate
 from demask.errors import OracleError
 from demask.oracles.alphabet import Alphabet
-from demask.oracles.base import Oracle, distributions, draw
+from demask.oracles.base import Noise, Oracle, distributions, draw
 from demask.oracles.graphs import Edge, Forest, check_length, gather_beliefs, shown
 from demask.oracles.semiring import LogMatrix
 
@@ -123,7 +123,7 @@ class Chain(Oracle):
 
     def _logits(self, canvas: Canvas, where: Tensor) -> Tensor:
         if self._powers is None:
-            return self._by_messages(canvas, where)
+            return self._by_messages(canvas, where, None)
         return self._powers.conditionals(canvas, where, self._refuse)
 
     @cached_property
@@ -197,14 +197,17 @@ class Chain(Oracle):
         nodes = self.length - self.order + 1
         return Forest(range(-1, nodes - 1), self.initial.log().flatten(), [None, *[Edge(logs)] * (nodes - 1)])
 
-    def _by_messages(self, canvas: Canvas, where: Tensor) -> Tensor:
+    def _noised(self, canvas: Canvas, noise: Noise) -> Tensor:
+        return self._by_messages(canvas, noise.where, noise)
+
+    def _by_messages(self, canvas: Canvas, where: Tensor, noise: Noise | None) -> Tensor:
         m, tokens = self.order, self.vocabulary
         exactly = torch.eye(tokens, dtype=torch.float64).log()
         digit = [exactly.repeat_interleave(tokens ** (m - 1 - k), 1).tile(tokens**k) for k in range(m)]
 
         def evidence(node: int) -> Tensor:
-            last = shown(canvas, node + m - 1, digit[-1])
-            return last if node else last + sum(shown(canvas, k, digit[k]) for k in range(m - 1))
+            last = shown(canvas, node + m - 1, digit[-1], noise)
+            return last if node else last + sum(shown(canvas, k, digit[k], noise) for k in range(m - 1))
 
         def read(belief: Tensor, position: int) -> Tensor:
             windows = torch.unflatten(belief, 1, (tokens,) * m).movedim(1 + min(position, m - 1), 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from demask.canvas import Canvas
 from demask.curve import Estimate
 from demask.errors import OracleError
-from demask.oracles.base import Oracle, distributions, draw
+from demask.oracles.base import Noise, Oracle, distributions, draw
 from demask.oracles.semiring import LogMatrix
 
 _NEIGHBOURHOOD: Final = 1 << 22  # states of a node and its neighbours that an exact DTC enumerates
@@ -126,10 +126,19 @@ def gather_beliefs(
     return out.log_softmax(-1)
 
 
-def shown(canvas: Canvas, position: int, likelihood: Tensor) -> Tensor:
-    """Return (B, states) log-likelihoods of the token at a position: a row of `likelihood` (V, states), 0 if masked."""
+def shown(canvas: Canvas, position: int, likelihood: Tensor, noise: Noise | None = None) -> Tensor:
+    """Return (B, states) log-likelihoods of the token at a position, noisy or not, 0 if masked.
+
+    Parameters:
+        canvas, position: what stands where.
+        likelihood: (V, states) of the right token.
+        noise: which tokens may be noise.
+    """
     masked = canvas.masked[:, position]
-    return torch.where(masked[:, None], 0.0, likelihood[canvas.tokens[:, position].masked_fill(masked, 0)])
+    right = likelihood[canvas.tokens[:, position].masked_fill(masked, 0)]
+    if noise is not None:
+        right = noise.likelihood(right, position, len(likelihood))
+    return torch.where(masked[:, None], 0.0, right)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -189,6 +198,22 @@ class HMM(Oracle):
         total, beliefs = self._forest.beliefs(lambda node: shown(canvas, node, likelihood))
         self._refuse(total == -torch.inf)
         return gather_beliefs(beliefs, where, self.vocabulary, lambda belief, _: self._emission.after(belief))
+
+    def _noised(self, canvas: Canvas, noise: Noise) -> Tensor:
+        likelihood, exactly = self.emission.log().T, torch.eye(self.vocabulary, dtype=torch.float64).log()
+        total, beliefs = self._forest.beliefs(lambda node: shown(canvas, node, likelihood, noise))
+        self._refuse(total == -torch.inf)
+        others = []  # what is known of a state from all other tokens; -inf where its own token rules it out
+        for node, belief in enumerate(beliefs):
+            own = shown(canvas, node, likelihood, noise)
+            others.append(torch.where(own > -torch.inf, belief - own, -torch.inf))
+
+        def read(known: Tensor, position: int) -> Tensor:
+            here = noise.where[:, position]
+            part = Noise(noise.where[here], noise.keep[here])
+            return self._emission.after(known) + shown(canvas.rows(here), position, exactly, part)
+
+        return gather_beliefs(others, noise.where, self.vocabulary, read)
 
     def _log_prob(self, tokens: Tensor) -> Tensor:
         likelihood = self.emission.log().T
@@ -309,8 +334,14 @@ class Tree(Oracle):
         return self.transitions.log()
 
     def _logits(self, canvas: Canvas, where: Tensor) -> Tensor:
+        return self._by_messages(canvas, where, None)
+
+    def _noised(self, canvas: Canvas, noise: Noise) -> Tensor:
+        return self._by_messages(canvas, noise.where, noise)
+
+    def _by_messages(self, canvas: Canvas, where: Tensor, noise: Noise | None) -> Tensor:
         exactly = torch.eye(self.vocabulary, dtype=torch.float64).log()
-        total, beliefs = self._forest.beliefs(lambda node: shown(canvas, node, exactly))
+        total, beliefs = self._forest.beliefs(lambda node: shown(canvas, node, exactly, noise))
         self._refuse(total == -torch.inf)
         return gather_beliefs(beliefs, where, self.vocabulary, lambda belief, _: belief)
 

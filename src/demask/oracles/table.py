@@ -12,7 +12,7 @@ from torch import Tensor
 from demask.canvas import Canvas
 from demask.curve import Curve, Estimate
 from demask.errors import OracleError
-from demask.oracles.base import Oracle
+from demask.oracles.base import Noise, Oracle
 from demask.oracles.semiring import LogMatrix
 
 Floats = NDArray[np.float64]
@@ -142,12 +142,20 @@ class Table(Oracle):
         return self
 
     def _logits(self, canvas: Canvas, where: Tensor) -> Tensor:
+        return self._read(canvas, where, None)
+
+    def _noised(self, canvas: Canvas, noise: Noise) -> Tensor:
+        return self._read(canvas, noise.where, noise)
+
+    def _read(self, canvas: Canvas, where: Tensor, noise: Noise | None) -> Tensor:
         out = torch.empty(int(where.sum()), self.vocabulary, dtype=torch.float64)
         start = 0
         for row in range(0, canvas.shape[0], step := max(1, _CHUNK // len(self.logp))):
             block = slice(row, row + step)
             asked = where[block]
-            weights = self._agreeing(canvas.tokens[block], canvas.masked[block])
+            weights = self._agreeing(canvas.tokens[block], canvas.masked[block] | (asked if noise else False))
+            if noise is not None:
+                weights = weights + self._likelihood(canvas.tokens[block], Noise(asked, noise.keep[block]))
             impossible = torch.zeros(canvas.shape[0], dtype=torch.bool)
             impossible[block] = (weights == -torch.inf).all(1)
             self._refuse(impossible)
@@ -164,6 +172,14 @@ class Table(Oracle):
         for i in (~masked).any(0).nonzero()[:, 0].tolist():
             agree &= masked[:, i, None] | (tokens[:, i, None] == self.sequences[:, i])
         return torch.where(agree, self.logp, -torch.inf)
+
+    def _likelihood(self, tokens: Tensor, noise: Noise) -> Tensor:
+        """Log-probabilities (B, S) of the noisy tokens, given each sequence."""
+        total = torch.zeros(len(tokens), len(self.logp), dtype=torch.float64)
+        for i in noise.where.any(0).nonzero()[:, 0].tolist():
+            right = (tokens[:, i, None] == self.sequences[:, i]).double().log()
+            total += torch.where(noise.where[:, i, None], noise.likelihood(right, i, self.vocabulary), 0.0)
+        return total
 
     @cached_property
     def _readout(self) -> list["_Readout"]:

@@ -3,7 +3,7 @@
 from demask.orders.deferred import Deferred
 from demask.orders.independence import Independent
 from demask.orders.places import Dilated, Hierarchical
-from demask.orders.rules import Blockwise, EntropyBudget, Factor, Noisy, Threshold
+from demask.orders.rules import Blockwise, EntropyBudget, Factor, Noisy, Pooled, Threshold
 from demask.orders.scores import Confidence, Entropy, LeftToRight, Margin, Random
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LeftToRight",
     "Margin",
     "Noisy",
+    "Pooled",
     "Random",
     "Threshold",
 ]

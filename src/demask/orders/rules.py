@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from demask.contracts import Law, Order, Step
+from demask.contracts import Law, Order, Over, Step, check_blocks
 from demask.errors import OrderError
 
 
@@ -43,23 +43,35 @@ class Blockwise(Rule):
 
     Law: the inner order's.   Cost: only the block's rows are asked for.
 
+    Parameters:
+        inner: any order.
+        size: positions of a block.
+        over: "masked"; or "row", to count them over the whole row, the prompt included, as block-diffusion networks need it.
+
+    Raises:
+        OrderError: a size that is no integer >= 1.
+
     Example:
         >>> from demask.orders import Confidence
-        >>> Blockwise(Confidence(), 32)
-        Blockwise(Confidence(of='mode'), 32)
+        >>> Blockwise(Confidence(), 32), Blockwise(Confidence(), 4, over="row")
+        (Blockwise(Confidence(of='mode'), 32), Blockwise(Confidence(of='mode'), 4, over='row'))
 
     Reference: Nie et al., LLaDA, 2025, arXiv 2502.09992 (semi-autoregressive remasking).
     """
 
     size: int
+    over: Over = "masked"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
-            raise OrderError(f"a block of {self.size!r} positions; expected an integer >= 1")
+        check_blocks(self.size, self.over)
 
     def score(self, step: Step) -> Tensor:
         """Return the inner scores within the block, -inf elsewhere."""
-        return self.inner.score(step.block(self.size))
+        return self.inner.score(step.block(self.size, self.over))
+
+    def __repr__(self) -> str:
+        over = "" if self.over == "masked" else f", over={self.over!r}"
+        return f"Blockwise({self.inner!r}, {self.size}{over})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -213,6 +225,49 @@ class Noisy(Rule):
         """Return noisy priorities where the inner order lets a position through."""
         scores = self.inner.score(step)
         return step.chance.fork("noise").permutation(scores > -torch.inf, scores / self.temperature)
+
+
+@dataclass(frozen=True, repr=False)
+class Pooled(Rule):
+    """Rank the `size` best positions at random and let through no other.
+
+    The positions of a step are a uniformly random set out of the pool, so that paths through the same canvas differ. Their
+    number is at most the pool's. `Pooled(Threshold(order, 0.9), size)` pools only what is certain.
+
+    Law: the inner order's; the ranking is independent of the tokens' draws.   Cost: a sort of N scores.
+
+    Parameters:
+        inner: any order.
+        size: >= 1, of the pool.
+
+    Raises:
+        OrderError: a size that is no integer >= 1.
+
+    Example:
+        >>> from demask.orders import Confidence
+        >>> Pooled(Confidence(), 5)
+        Pooled(Confidence(of='mode'), 5)
+
+    Reference: Lee et al., Lookahead unmasking, 2025, arXiv 2511.05563 (path generator).
+    """
+
+    size: int
+
+    @property
+    def unit(self) -> str:
+        """Random priorities."""
+        return "priority"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise OrderError(f"a pool of {self.size!r} positions; expected an integer >= 1, such as 5")
+
+    def score(self, step: Step) -> Tensor:
+        """Return random priorities in the pool, -inf elsewhere."""
+        ranked, index = self.inner.score(step).sort(dim=1, descending=True, stable=True)
+        ranks = torch.arange(ranked.shape[1], device=ranked.device)
+        pool = _through((ranks < self.size) & (ranked > -torch.inf), index)
+        return step.chance.fork("pool").permutation(pool)
 
 
 def best(scores: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from demask.canvas import Canvas
-from demask.contracts import Chance, Denoiser, Info, Law, Step
+from demask.contracts import Chance, Denoiser, Info, Law, Over, Step, check_blocks
 from demask.errors import OrderError
 from demask.policies.choice import Bernoulli, Choice, PlackettLuce
 from demask.policies.folder import Policy, read
@@ -62,6 +62,7 @@ class Learned:
     Parameters:
         policy: a folder that `demask train-policy` wrote, or a `Policy`.
         size: finish one block of so many positions before the next; None: the whole row at once.
+        over: how blocks are counted, "masked" or "row"; see `Blockwise`.
         temperature: of the choice, > 0; below 1 more decided.
         boldness: of coins, > 0; above 1 more tokens per step than trained for.
         empty: where no coin shows, "best": the best position goes; "wait": none, and the step is spent.
@@ -86,10 +87,10 @@ class Learned:
     temperature: float = field(default=1.0, kw_only=True)
     boldness: float = field(default=1.0, kw_only=True)
     empty: Literal["best", "wait"] = field(default="best", kw_only=True)
+    over: Over = field(default="masked", kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.size is not None and (not isinstance(self.size, int) or self.size < 1):
-            raise OrderError(f"a block of {self.size!r} positions; expected an integer >= 1")
+        check_blocks(1 if self.size is None else self.size, self.over)
         self.choice  # noqa: B018 -- what cannot be used is refused before a run begins
 
     @property
@@ -123,7 +124,7 @@ class Learned:
         step = Step(state.canvas, state.start, state.start, denoiser, chance, state.origin)
         features = Features.of(step, state.taken)
         logits = self.loaded(features).double()  # (B, N): small, and its laws sum to 1
-        where = step.open if self.size is None else step.block(self.size).open
+        where = step.open if self.size is None else step.block(self.size, self.over).open
         ranks = self.choice.draw(chance.fork("policy"), where, logits)
         kept, tokens = AcceptAll().verify(step, ranks > 0, logits)
         canvas = state.canvas.unmask(kept, tokens)
@@ -136,6 +137,6 @@ class Learned:
 
     def __repr__(self) -> str:
         policy = self.policy if isinstance(self.policy, Policy) else str(self.policy)
-        plain = {"size": None, "temperature": 1.0, "boldness": 1.0, "empty": "best"}
+        plain = {"size": None, "temperature": 1.0, "boldness": 1.0, "empty": "best", "over": "masked"}
         named = [f"{name}={getattr(self, name)!r}" for name, usual in plain.items() if getattr(self, name) != usual]
         return f"Learned({', '.join([repr(policy), *named])})"

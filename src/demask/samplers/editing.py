@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from demask.canvas import Canvas, without
-from demask.contracts import Chance, Denoiser, Info, Law
+from demask.contracts import Chance, Denoiser, Info, Law, Over, blocks, check_blocks
 from demask.errors import OrderError
 from demask.samplers.parallel import Asked, Parallel, State
 
@@ -52,8 +52,8 @@ class Editing:
     that only edit, until one of them edits nothing, `post` of them at most; then the next one begins, and it is not edited
     again. What was given, or written by a sampler around this one, never is.
 
-    LLaDA2.1 is `Editing(Parallel(Unlimited(), Threshold(Confidence("draft"), 0.95)), 0.9, block=32)`: the inner sampler has
-    one threshold for mask to token, this one another for token to token.
+    LLaDA2.1 is `Editing(Parallel(Unlimited(), Threshold(Confidence("draft"), 0.95)), 0.9, block=32, over="row")`: the inner
+    sampler has one threshold for mask to token, this one another for token to token.
 
     Law: TILTED; what stands depends on thresholds.
     Cost: one NFE per step, and at least one more per block if post > 0, which finds nothing left to edit.
@@ -61,7 +61,8 @@ class Editing:
     Parameters:
         inner: says how many are unmasked, in which order; it sees one block at a time.
         least: a probability in (0, 1].
-        block: positions of a block, counted over those masked at the start; None for one block.
+        block: positions of a block; None for one block.
+        over: how they are counted, "masked": over those masked at the start; "row": over the row, the prompt included.
         post: >= 0, most steps that only edit, per block.
 
     Raises:
@@ -88,14 +89,12 @@ class Editing:
     least: float = 0.9
     block: int | None = None
     post: int = 16
+    over: Over = "masked"
 
     def __post_init__(self) -> None:
         if not 0 < self.least <= 1:
             raise OrderError(f"an editing threshold of {self.least}; expected a probability in (0, 1], such as 0.9")
-        if self.block is not None and (
-            isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1
-        ):
-            raise OrderError(f"a block of {self.block!r} positions; expected an integer >= 1, or None for one block")
+        check_blocks(1 if self.block is None else self.block, self.over)
         if isinstance(self.post, bool) or not isinstance(self.post, int) or self.post < 0:
             raise OrderError(f"at most {self.post!r} steps that only edit; expected an integer >= 0, such as 16")
 
@@ -138,6 +137,6 @@ class Editing:
         """Return each row's first block in which something is pending, (B, N) bool, and that block's chance."""
         if self.block is None:
             return state.start, state.origin
-        index = (state.start.cumsum(1) - 1).div(self.block, rounding_mode="floor")
+        index = blocks(state.canvas, state.start, self.block, self.over)
         current = index.masked_fill(~pending, torch.iinfo(torch.int64).max).amin(1)
         return state.start & (index == current[:, None]), state.origin.fork("block", current)

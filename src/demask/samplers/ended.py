@@ -7,6 +7,8 @@ from torch import Tensor
 
 from demask.canvas import Canvas, without
 from demask.contracts import Chance, Denoiser, Info, Law, Sampler
+from demask.errors import OrderError
+from demask.samplers.particles import refuse_several
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class Ended:
 
     Cost: no NFE, and none for the positions behind the end; O(B N) per step.
 
+    Raises:
+        OrderError: a sampler that writes over all tokens until its last step, of which none is an end before.
+
     Parameters:
         inner: a sampler whose state has a canvas, and as `start` what was masked at the beginning: all of them do.
         end: the end token.
@@ -42,6 +47,10 @@ class Ended:
 
     inner: Sampler[Any]
     end: int
+
+    def __post_init__(self) -> None:
+        refuse_several(self, self.inner)
+        check_keeps(self.inner)
 
     @property
     def law(self) -> Law:
@@ -64,3 +73,16 @@ class Ended:
     def done(self, state: Any) -> Tensor:
         """Return the rows in which nothing is masked, (B,) bool."""
         return self.inner.done(state)
+
+
+def check_keeps(sampler: Sampler[Any]) -> None:
+    """Refuse a sampler of which no visible token is more than a guess until its last step.
+
+    Raises:
+        OrderError: such a sampler.
+    """
+    if getattr(sampler, "guesses", False):
+        raise OrderError(
+            f"{sampler!r} writes over every token until its last step, so nothing that it shows before ends a text; cut the "
+            "text afterwards, or take a sampler that unmasks: Absorbing(..), Parallel(..)"
+        )

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals
-from demask.contracts import Chance, Denoiser, Info, Law, Order, Schedule, Step, Verifier
+from demask.canvas import Canvas, Marginals, without
+from demask.contracts import Chance, Denoiser, Info, Law, Order, Schedule, Step, Verifier, ranked
 from demask.verifiers import AcceptAll
 
 
@@ -73,14 +73,29 @@ class Parallel:
         return f"Parallel({self.schedule!r}, {self.order!r}{verifier})"
 
 
+class Passing:
+    """A denoiser around another, to which it passes on what is asked along an order."""
+
+    inner: Denoiser
+
+    def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
+        """Ask along an order."""
+        return ranked(self.inner).along(canvas, where, ranks)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens can be written, V."""
+        return ranked(self.inner).vocabulary
+
+
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Asked(Passing):
     """A denoiser that has already been asked about one canvas.
 
     Parameters:
         canvas: about which.
-        answer: of all positions that may be asked for.
-        inner: for other canvases.
+        answer: what it said.
+        inner: for other canvases, and for positions that it was not asked about.
     """
 
     canvas: Canvas
@@ -89,7 +104,8 @@ class Asked:
 
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         """Answer from what is known, or ask."""
-        return self.answer.only(where) if canvas is self.canvas else self.inner(canvas, where)
+        known = canvas is self.canvas and not bool(without(where, self.answer.where).any())
+        return self.answer.only(where) if known else self.inner(canvas, where)
 
 
 def largest(scores: Tensor, count: Tensor) -> Tensor:

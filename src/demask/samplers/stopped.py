@@ -9,6 +9,8 @@ from torch import Tensor
 
 from demask.canvas import Canvas, without
 from demask.contracts import Chance, Denoiser, Info, Law, Sampler
+from demask.samplers.ended import check_keeps
+from demask.samplers.particles import refuse_several
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Stopped:
     holds for samplers that never remask.
 
     Cost: no NFE, and none for the positions behind the stop; the generated tokens are read on the host at every step.
+
+    Raises:
+        OrderError: a sampler that writes over all tokens until its last step.
 
     Parameters:
         inner: a sampler whose state has a canvas, and as `start` what was masked at the beginning.
@@ -42,6 +47,10 @@ class Stopped:
     inner: Sampler[Any]
     end: int
     found: Callable[[Sequence[int]], int | None]
+
+    def __post_init__(self) -> None:
+        refuse_several(self, self.inner)
+        check_keeps(self.inner)
 
     @property
     def law(self) -> Law:

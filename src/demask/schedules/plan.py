@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from demask.chance import Keyed
-from demask.contracts import Chance, Schedule, Step
+from demask.contracts import Chance, Over, Schedule, Step, check_blocks
 from demask.curve import Curve
 from demask.errors import PlanError
 
@@ -304,7 +304,8 @@ class PerRow:
 class PerBlock:
     """Give every block of `size` positions the sizes of an inner schedule.
 
-    Use it together with `Blockwise(order, size)`; lengths need not divide.
+    Use it together with `Blockwise(order, size)`; lengths need not divide. `over` says how blocks are counted, there and
+    here alike.
 
     Example:
         >>> from demask.schedules import uniform
@@ -314,16 +315,18 @@ class PerBlock:
 
     inner: Schedule
     size: int
+    over: Over = "masked"
 
     def __post_init__(self) -> None:
-        check(self.size, 1)
+        check_blocks(self.size, self.over)
 
     def count(self, step: Step, scores: Tensor) -> Tensor:
         """Return how many tokens bring each row to the next boundary of its block, (B,) int64."""
-        return self.inner.count(step.block(self.size), scores)
+        return self.inner.count(step.block(self.size, self.over), scores)
 
     def __repr__(self) -> str:
-        return f"PerBlock({self.inner!r}, {self.size})"
+        over = "" if self.over == "masked" else f", over={self.over!r}"
+        return f"PerBlock({self.inner!r}, {self.size}{over})"
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,17 @@ from demask.training.evaluate import Score, evaluate
 from demask.training.masked import Masks, draw
 from demask.training.policy import PolicyRecipe, Round, TrainedPolicy, train_policy
 from demask.training.recipe import Recipe
+from demask.training.sparsity import Calibration, LearnedMasks, SparsityRecipe, learn_masks, magnitude, wanda
 from demask.training.task import Task, possible, texts
 from demask.training.train import Moment, Status, Trained, train
 
 __all__ = [
     "Batch",
+    "Calibration",
     "Data",
     "Fresh",
     "HeldOut",
+    "LearnedMasks",
     "Masks",
     "Moment",
     "Packed",
@@ -20,6 +23,7 @@ __all__ = [
     "Recipe",
     "Round",
     "Score",
+    "SparsityRecipe",
     "Status",
     "Task",
     "Text",
@@ -29,10 +33,13 @@ __all__ = [
     "corpus",
     "draw",
     "evaluate",
+    "learn_masks",
+    "magnitude",
     "possible",
     "read",
     "split",
     "texts",
     "train",
     "train_policy",
+    "wanda",
 ]

@@ -38,7 +38,7 @@ ROBERTA = BERT | {
     "architectures": ["RobertaForMaskedLM"], "model_type": "roberta", "layer_norm_eps": 1e-5, "type_vocab_size": 1,
     "max_position_embeddings": 34, "pad_token_id": 1, "bos_token_id": 22, "eos_token_id": 20,
 }  # fmt: skip
-MASK = {"sdar": "<|MASK|>", "llada": "<|mdm_mask|>", "Dream": "<|mask|>"}
+MASK = {"sdar": "<|MASK|>", "llada": "<|mdm_mask|>", "Dream": "<|mask|>", "llada2_moe": "<|mask|>", "mdlm": "<|mask|>"}
 
 
 def write(folder, config, tensors, *, mask=None, **files):
@@ -190,8 +190,12 @@ def _attend(q, k, v, heads, small, theta=None, norms=None, block=None):
     return torch.cat(out, -1)
 
 
-def llada_logits(c, t, ids):
-    """One row of ids (N,) -> (N, rows of the embedding)."""
+def _as_computed(index, k, v):
+    return k, v
+
+
+def llada_logits(c, t, ids, keep=_as_computed):
+    """One row of ids (N,) -> (N, rows of the embedding); `keep` may put other keys and values in place of a layer's."""
     eps = c["rms_norm_eps"]
     x = t["model.transformer.wte.weight"][ids]
     for index in range(c["n_layers"]):
@@ -211,6 +215,7 @@ def llada_logits(c, t, ids):
         }
         y = _rms(x, w["attn_norm"], eps)
         q, k, v = (y @ w[name].T for name in ("q_proj", "k_proj", "v_proj"))
+        k, v = keep(index, k, v)
         x = x + _attend(q, k, v, c["n_heads"], c["n_kv_heads"], c["rope_theta"]) @ w["attn_out"].T
         y = _rms(x, w["ff_norm"], eps)
         x = x + (silu(y @ w["ff_proj"].T) * (y @ w["up_proj"].T)) @ w["ff_out"].T
@@ -218,7 +223,7 @@ def llada_logits(c, t, ids):
     return _rms(x, t["model.transformer.ln_f.weight"], eps) @ t[head].T
 
 
-def dream_logits(c, t, ids):
+def dream_logits(c, t, ids, keep=_as_computed):
     """One row of ids (N,) -> (N, V), moved by one as the released code does it."""
     eps = c["rms_norm_eps"]
     x = t["model.embed_tokens.weight"][ids]
@@ -226,6 +231,7 @@ def dream_logits(c, t, ids):
         w = {name.removeprefix(f"model.layers.{index}."): value for name, value in t.items()}
         y = _rms(x, w["input_layernorm.weight"], eps)
         q, k, v = (y @ w[f"self_attn.{n}_proj.weight"].T + w[f"self_attn.{n}_proj.bias"] for n in "qkv")
+        k, v = keep(index, k, v)
         out = _attend(q, k, v, c["num_attention_heads"], c["num_key_value_heads"], c["rope_theta"])
         x = x + out @ w["self_attn.o_proj.weight"].T
         y = _rms(x, w["post_attention_layernorm.weight"], eps)

@@ -6,20 +6,21 @@ from demask.denoisers import Tempered
 from demask.denoisers.checkpoints import read
 from demask.errors import DenoiserError
 from demask.loop import sample
-from demask.orders import Blockwise, Confidence, Entropy, Margin
+from demask.orders import Blockwise, Confidence, Entropy, Margin, Threshold
 from demask.samplers import Parallel
-from demask.schedules import PerBlock, PerRow, Plan, uniform
+from demask.schedules import PerBlock, PerRow, Plan, Unlimited, uniform
 from demask.testing import check_denoiser
 
 from .published import BERT, DREAM, FAMILIES, LLADA, drawn, write
+from .published_more import FAMILIES as MORE
 
 MASK, END, CLS, V = 21, 20, 22, 23
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=FAMILIES | MORE)
 def family(request, tmp_path_factory):
     """A denoiser, and the law of one row (N,) of ids by plain tensors, the mask barred: (N, V)."""
-    config, shapes, forward = FAMILIES[request.param]
+    config, shapes, forward = (FAMILIES | MORE)[request.param]
     tensors = drawn(shapes(config), key=7)
     opened = read(write(tmp_path_factory.mktemp(request.param), config, tensors))
     framed = request.param in ("bert", "roberta")
@@ -69,6 +70,30 @@ def test_padded_rows_are_as_if_alone(family):
     for row, masked, gone in zip(ragged.tokens, ragged.masked, absent, strict=True):
         expected.append(plain(row.masked_fill(masked, MASK)[~gone])[masked[~gone]])
     assert gap(answer, torch.cat(expected)) < 1e-4
+
+
+@pytest.mark.parametrize("side", ["left", "right", "both"])
+def test_a_ragged_batch_is_decoded_as_its_rows(family, side):
+    """Token for token, whichever side is padded: draws are named by the place in the text, so the mode is taken."""
+    opened, _ = family
+    lengths, wide, prompts = (5, 9, 12), 15, (1, 2, 4)
+    chance = torch.Generator().manual_seed(3)
+    rows = [torch.randint(20, (length,), generator=chance) for length in lengths]
+    tokens, masked = torch.full((3, wide), ABSENT), torch.zeros(3, wide).bool()
+    alone = []
+    over = "row" if opened.facts.causal else "masked"
+    sampler = Parallel(PerBlock(PerRow(uniform, 3), 4, over), Blockwise(Confidence(), 4, over))
+    denoiser = Tempered(opened.denoiser, 0)
+    for index, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        start = {"left": wide - len(row), "right": 0, "both": (wide - len(row)) // 2}[side]
+        tokens[index, start : start + len(row)] = row
+        masked[index, start + prompt : start + len(row)] = True
+        alone.append(
+            sample(denoiser, sampler, Canvas(row[None], torch.arange(len(row))[None] >= prompt), key=0).tokens[0]
+        )
+    run = sample(denoiser, sampler, Canvas(tokens, masked), key=0)
+    for row, found in zip(alone, run.tokens, strict=True):
+        assert found[found != ABSENT].tolist() == row.tolist()
 
 
 def test_the_last_token_influences_the_first(family):
@@ -186,6 +211,68 @@ def test_greedy_decoding_is_dreams(family, rule, order, steps):
             Tempered(opened.denoiser, 0), Parallel(plan, order), Canvas(tokens, torch.arange(20)[None] >= 4), key=0
         )
         assert torch.equal(run.tokens[0], dream_generate(plain, prompt, 16, steps, rule))
+
+
+def block_generate(law, prompt, length, block, threshold, steps):
+    """Transcribe the published loop of block-diffusion families: blocks counted from the start of the row.
+
+    What is surer than the threshold goes, or where that is less than the step's share of the block, its share.
+    """
+    total = -(-(len(prompt) + length) // block) * block
+    x = torch.cat((prompt, torch.full((total - len(prompt),), MASK)))
+    base, more = divmod(block, steps)
+    for number in range(len(prompt) // block, total // block):
+        window = x[: (number + 1) * block]
+        for step in range(steps):
+            masks = window[-block:] == MASK
+            if not masks.any():
+                break
+            probabilities, guess = law(window)[-block:].softmax(-1).max(-1)
+            confidence = probabilities.masked_fill(~masks, -torch.inf)
+            sure, share = confidence > threshold, base + (step < more)
+            if sure.sum() < share:
+                sure = torch.zeros_like(masks).index_fill(
+                    0, confidence.topk(min(share, int(masks.sum()))).indices, True
+                )
+            window[-block:][sure] = guess[sure]
+    return x
+
+
+@pytest.mark.parametrize("prompt", [1, 3, 4, 9])
+@pytest.mark.parametrize(("threshold", "steps"), [(0.35, 4), (1.0, 4), (1.0, 2)])
+def test_greedy_decoding_is_that_of_block_diffusion(family, prompt, threshold, steps):
+    opened, plain = family
+    if not opened.facts.causal:
+        pytest.skip("sees all blocks")
+    block = opened.facts.block
+    for key in range(3):
+        given = torch.randint(20, (prompt,), generator=torch.Generator().manual_seed(key))
+        tokens = torch.cat((given, torch.zeros(20 - prompt).long()))[None]
+        order = Blockwise(Confidence("draft"), block, over="row")
+        one = Parallel(Unlimited(), Threshold(order, threshold))  # at least one, as `steps` of a block of so many say
+        several = Parallel(PerBlock(PerRow(uniform, steps), block, over="row"), order)
+        sampler = one if steps == block else several
+        canvas = Canvas(tokens, torch.arange(20)[None] >= prompt)
+        if steps < block and prompt % block:
+            continue  # the release counts the prompt's share of the first block too
+        run = sample(Tempered(opened.denoiser, 0), sampler, canvas, key=0)
+        assert torch.equal(run.tokens[0], block_generate(plain, given, 20 - prompt, block, threshold, steps))
+
+
+def test_later_blocks_are_not_computed(family, monkeypatch):
+    opened, _ = family
+    if not opened.facts.causal:
+        pytest.skip("sees all blocks")
+    denoiser, given = opened.denoiser, canvas(2, 16)
+    where = given.masked & (torch.arange(16) < 6)
+    whole = denoiser(given, given.masked).only(where).logits
+    widths = []
+    inner = type(denoiser.backbone).features
+    monkeypatch.setattr(
+        type(denoiser.backbone), "features", lambda s, ids, p: widths.append(ids.shape[1]) or inner(s, ids, p)
+    )
+    assert gap(denoiser(given, where).logits, whole) < 1e-5
+    assert widths == [8]
 
 
 def test_tied_embeddings(tmp_path):

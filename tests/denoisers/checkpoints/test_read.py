@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 import demask
 from demask.canvas import ABSENT, Canvas
 from demask.denoisers.checkpoints import Facts, PublishedTokenizer, read
-from demask.denoisers.checkpoints.base import Checkpoint, configured
+from demask.denoisers.checkpoints.base import Checkpoint
+from demask.denoisers.checkpoints.family import configured
 from demask.denoisers.checkpoints.masked_lm import KINDS, MaskedLanguageModel, first, network
 from demask.errors import CheckpointError, GenerateError, TokenizerError
 
@@ -136,7 +137,7 @@ def test_silent_files_ask_for_the_fact(folder):
 
 def test_unknown_families_list_those_known(folder):
     change(folder, model_type="sedd")
-    with pytest.raises(CheckpointError, match=r"model_type 'sedd', .* LLaDA \(llada\); Dream \(Dream, dream\); SDAR"):
+    with pytest.raises(CheckpointError, match=r"model_type 'sedd', .* LLaDA \(llada\); Dream \(Dream, dream\); LLaDA2"):
         read(folder)
     assert read(folder, family="llada").facts.family == "LLaDA"
 
@@ -261,8 +262,22 @@ def test_blocks_must_be_known(tmp_path):
     change(folder, block_size=...)
     with pytest.raises(CheckpointError, match=r"no block_size, which SDAR needs; give it as block="):
         read(folder)
+    with pytest.raises(CheckpointError, match=r"before = \(1,\).* counted over the text alone"):
+        read(folder, block=8, before=(1,))
     wide = read(folder, block=8)
     assert (wide.facts.block, wide.denoiser.backbone.block) == (8, 8)
+
+
+def test_a_loaded_model_is_decoded_in_its_blocks(tmp_path):
+    model = demask.load(write(tmp_path, SDAR, drawn(FAMILIES["sdar"][1](SDAR))))
+    assert (model.recipe.block, model.recipe.over) == (4, "row")
+    when = model.generate("w1 w2 w3", 13, key=1, end="never").when
+    latest = -1
+    for start in (3, 4, 8, 12):  # the prompt is the beginning of the first block
+        block = when[start : 4 * (start // 4) + 4]
+        assert min(block) == latest + 1
+        latest = max(block)
+    assert demask.load(write(tmp_path / "llada", LLADA, drawn(FAMILIES["llada"][1](LLADA)))).recipe.block is None
 
 
 def test_ids_of_no_token_are_never_written(tmp_path):

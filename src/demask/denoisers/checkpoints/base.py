@@ -1,22 +1,14 @@
-"""A published checkpoint as a denoiser, and what a family of checkpoints has to say of itself."""
+"""A published checkpoint as a denoiser: its network in two halves, and the facts of its files."""
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from demask.canvas import ABSENT, Canvas, Marginals
-from demask.denoisers.checkpoints.facts import Configs, Facts
-from demask.denoisers.checkpoints.weights import Weights, check
-from demask.errors import CheckpointError, DenoiserError
-
-Shapes = dict[str, tuple[int, ...]]
-_FLOATS: Final = (torch.float32, torch.bfloat16, torch.float16)
+from demask.denoisers.checkpoints.facts import Facts
+from demask.errors import DenoiserError
 
 
 class Backbone(Protocol):
@@ -36,90 +28,6 @@ class Backbone(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Family:
-    """What checkpoints of one architecture have in common.
-
-    Parameters:
-        name: as it is told to the user.
-        kinds: values of model_type in config.json.
-        shift: whether the logits at position i predict the token at i + 1.
-        config: from config.json to the library's own configuration; raises CheckpointError for what it cannot express.
-        network: the class of the library that takes it.
-        published: the name in the weights of a parameter of that class.
-        alias: the present name of a tensor in the weights, None for one that is not needed.
-        backbone: from the network and the facts to its two halves.
-        context: how many positions there are, and where that stands.
-        framed: whether texts stand between a class and a separator token.
-        blocks: whether a position sees its own block and those before it alone.
-    """
-
-    name: str
-    kinds: tuple[str, ...]
-    shift: bool
-    config: Callable[[Configs], Any]
-    network: Callable[[Any], Any]
-    published: Callable[[str], str]
-    alias: Callable[[str], str | None]
-    backbone: Callable[[Any, Facts], Backbone]
-    context: Callable[[Any, Configs], tuple[int, str]]
-    framed: bool = False
-    blocks: bool = False
-
-    def plan(self, config: Any, weights: Weights) -> dict[str, str]:
-        """Return the library's name of every tensor that will be read, after checking names and shapes.
-
-        Raises:
-            CheckpointError: a tensor that is missing, unknown or of another shape.
-        """
-        wanted, tied = self._expected(config)
-        names = {self.published(name): name for name in wanted}
-        found = {name: alias for name in weights.shapes if (alias := self.alias(name)) is not None}
-        shapes = {alias: weights.shapes[name] for name, alias in found.items()}
-        copies = {self.published(name) for name in tied}  # a tied tensor may be written out too, or not
-        required = {key: wanted[name] for key, name in names.items() if key not in copies or key in shapes}
-        check(required, shapes, str(weights.folder))
-        return {name: names[alias] for name, alias in found.items()}
-
-    def assemble(
-        self, config: Any, weights: Weights, facts: Facts, *, device: torch.device, dtype: torch.dtype
-    ) -> Backbone:
-        """Return the network with the numbers of the weights.
-
-        Raises:
-            CheckpointError: names, shapes or types that do not fit, or a tied tensor written with other numbers.
-        """
-        names = self.plan(config, weights)
-        tensors = {names[name]: value for name, value in weights.read().items() if name in names}
-        for name, value in tensors.items():
-            if value.dtype not in _FLOATS:
-                raise CheckpointError(
-                    f"{weights.folder}: {self.published(name)} is {value.dtype}; expected float32, bfloat16 or float16: "
-                    "quantised checkpoints are not read"
-                )
-        _, tied = self._expected(config)
-        for copied, original in tied.items():
-            if copied in tensors and original in tensors and not torch.equal(tensors.pop(copied), tensors[original]):
-                raise CheckpointError(
-                    f"{weights.folder}: {self.published(copied)} differs from {self.published(original)}, but config.json "
-                    "ties them; the files are of different models"
-                )
-        with _quiet():
-            network, told = self.network(config).from_pretrained(
-                None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
-            )
-        if left := sorted(told["missing_keys"] | told["unexpected_keys"] | told["mismatched_keys"]):
-            raise CheckpointError(f"{weights.folder}: transformers did not take {left[0]} ({len(left)} such)")
-        return self.backbone(network.to(device).eval().requires_grad_(False), facts)
-
-    def _expected(self, config: Any) -> tuple[Shapes, dict[str, str]]:
-        """Return the shape of every tensor of the network, and which ones are copies of others."""
-        with torch.device("meta"):
-            network = self.network(config)(config)
-        shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-        return shapes, dict(network.all_tied_weights_keys)
-
-
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A denoiser: a published network, asked for the law of masked tokens.
@@ -135,7 +43,8 @@ class Checkpoint:
     Raises:
         DenoiserError: a canvas longer than the context, visible tokens outside 0 .. V - 1, or a visible mask.
 
-    Cost: one pass of the network; M V D more for the logits of M asked positions.
+    Cost: one pass of the network; M V D more for the logits of M asked positions. Of a network that sees its own block and
+    those before it alone, the blocks behind the last asked position are left out.
 
     Example:
         >>> from demask.denoisers.checkpoints import read
@@ -186,6 +95,9 @@ class Checkpoint:
         if facts.before or facts.after:
             ids, present = self._framed(ids, present)
             places = places + len(facts.before)
+        if facts.causal and facts.block is not None and len(places):  # later blocks are not seen by those asked
+            seen = (int(places.amax()) // facts.block + 1) * facts.block
+            ids, present = ids[:, :seen], None if present is None else present[:, :seen]
         features = self.backbone.features(ids, present)  # (B, N, D)
         if facts.shift:
             places = (places - 1).clamp_min(0)  # the first position has none before it, and reads its own
@@ -228,7 +140,8 @@ class Decoder:
     """A decoder of the library without its causal mask: every position sees all others.
 
     `config.is_causal = False` switches the mask off in the library's own Llama and Qwen2. With a block, a position sees
-    its own block and those before it, by a mask of four dimensions, which the library takes as it is.
+    its own block and those before it, by a mask of four dimensions, which the library takes as it is. Its parts may lie on
+    several devices; what is asked and answered lies where the embedding does.
 
     Parameters:
         network: for causal language modelling, in the library.
@@ -254,11 +167,11 @@ class Decoder:
             least = torch.finfo(self.weight.dtype).min
             seen = torch.zeros(allowed.shape, dtype=self.weight.dtype, device=ids.device).masked_fill(~allowed, least)
         out = self.network.model(input_ids=ids, attention_mask=seen, use_cache=False)
-        return out.last_hidden_state  # type: ignore[no-any-return]
+        return out.last_hidden_state.to(ids.device)  # type: ignore[no-any-return]
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the projection."""
-        return self.network.lm_head(features)  # type: ignore[no-any-return]
+        return self.network.lm_head(features).to(features.device)  # type: ignore[no-any-return]
 
 
 def together(ids: Tensor, filler: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -281,69 +194,3 @@ def together(ids: Tensor, filler: int) -> tuple[Tensor, Tensor, Tensor]:
     out = torch.full(present.shape, filler, dtype=ids.dtype, device=ids.device)
     out[present] = ids[here]  # both in row-major order
     return out, present, places
-
-
-def native(module: str = "transformers") -> Any:
-    """Return a module of transformers.
-
-    Raises:
-        CheckpointError: it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] != "transformers":
-            raise
-        raise CheckpointError(
-            "published checkpoints need transformers; install it with pip install 'demask[checkpoints]'"
-        ) from None
-
-
-def configured(kind: str, **values: Any) -> Any:
-    """Return the library's configuration of that model_type.
-
-    Raises:
-        CheckpointError: values that it refuses.
-    """
-    cls = native("transformers.models.auto.configuration_auto").CONFIG_MAPPING[kind]
-    try:
-        return cls(**values)
-    except Exception as error:  # whatever a foreign config provokes
-        raise CheckpointError(
-            f"config.json: transformers refuses it as {kind} ({type(error).__name__}: {error})"
-        ) from None
-
-
-def accepts(function: Callable[..., Any], *names: str) -> bool:
-    """Return whether a function has parameters of these names."""
-    return set(names) <= set(inspect.signature(function).parameters)
-
-
-def same(name: str) -> str:
-    """Return the name: it is published as the library has it."""
-    return name
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library from drawing a bar and a table: what it has to say becomes an error here."""
-    logging = native("transformers.utils.logging")
-    bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
-
-
-def switches(configs: Configs, expected: Mapping[str, Any], family: str) -> None:
-    """Raise a CheckpointError for a setting of config.json that the family's network cannot express."""
-    for key, wanted in expected.items():
-        found = configs.main.get(key)
-        if found is not None and found != wanted:
-            raise CheckpointError(
-                f"{configs.folder}/config.json: {key} = {found!r}; the {family} family is read with {wanted!r} only"
-            )

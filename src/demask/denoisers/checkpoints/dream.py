@@ -9,7 +9,8 @@ Reference: Ye et al., Dream 7B: diffusion large language models, 2025, arXiv 250
 from typing import Final
 
 from demask.denoisers.checkpoints import qwen
-from demask.denoisers.checkpoints.base import Decoder, Family, native, same
+from demask.denoisers.checkpoints.base import Decoder
+from demask.denoisers.checkpoints.family import Family, native, renamed, same
 
 FAMILY: Final = Family(
     name="Dream",
@@ -17,7 +18,7 @@ FAMILY: Final = Family(
     shift=True,
     config=lambda configs: qwen.config(configs, "qwen2", is_causal=False),
     network=lambda config: native("transformers.models.qwen2").Qwen2ForCausalLM,
-    published=same,
+    pieces=renamed(same),
     alias=same,
     backbone=lambda network, facts: Decoder(network),
     context=qwen.context,

@@ -25,6 +25,7 @@ class Facts:
         ends: ids that end a text, the one of config.json first.
         shift: whether the logits at position i predict the token at i + 1.
         block: positions that are generated together, or None where the model knows no blocks.
+        causal: whether a position sees its own block and those before it alone; blocks are then counted over the row.
         before: ids that stand before every text.
         after: ids that stand after every text.
         unused: ids that stand for no token and are never written.
@@ -41,6 +42,7 @@ class Facts:
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
     unused: tuple[int, ...] = ()
+    causal: bool = False
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -107,13 +109,15 @@ class Configs:
             )
         return value
 
-    def mask(self, ids: Mapping[str, int]) -> tuple[int, str]:
-        """Return the mask id and where it stands.
+    def mask(self, ids: Mapping[str, int], usual: tuple[int, str] | None = None) -> tuple[int, str]:
+        """Return the mask id and where it stands; `usual` where the files are silent.
 
         Raises:
             CheckpointError: it stands nowhere, or the files contradict each other.
         """
         told = self._told("mask_token", ids)
+        if not told and usual is not None:
+            return usual
         if not told:
             raise CheckpointError(
                 f"{self.folder}: no mask_token_id in {CONFIG} and no mask_token of the tokenizer; give mask=.."
@@ -122,13 +126,17 @@ class Configs:
             raise CheckpointError(f"{self.folder}: {_contradiction('the mask', told)}; give the right one as mask=..")
         return told[0][0][0], _sources(told)
 
-    def ends(self, ids: Mapping[str, int]) -> tuple[tuple[int, ...], str]:
+    def ends(
+        self, ids: Mapping[str, int], usual: tuple[tuple[int, ...], str] | None = None
+    ) -> tuple[tuple[int, ...], str]:
         """Return the ids that end a text and where they stand: of sets that contain one another, the largest.
 
         Raises:
             CheckpointError: they stand nowhere, or the files contradict each other.
         """
         told = self._told("eos_token", ids) or self._told("sep_token", ids)
+        if not told and usual is not None:
+            return usual
         if not told:
             raise CheckpointError(f"{self.folder}: no eos_token_id, eos_token or sep_token anywhere; give ends=(..,)")
         largest = max((value for value, _ in told), key=len)

@@ -9,8 +9,9 @@ Reference: Nie et al., Large language diffusion models, 2025, arXiv 2502.09992.
 import re
 from typing import Any, Final
 
-from demask.denoisers.checkpoints.base import Decoder, Family, configured, native, same, switches
+from demask.denoisers.checkpoints.base import Decoder
 from demask.denoisers.checkpoints.facts import Configs
+from demask.denoisers.checkpoints.family import Family, configured, native, renamed, same, switches
 from demask.errors import CheckpointError
 
 _NAMES: Final = {
@@ -100,7 +101,7 @@ FAMILY: Final = Family(
     shift=False,
     config=config,
     network=lambda config: native("transformers.models.llama").LlamaForCausalLM,
-    published=published,
+    pieces=renamed(published),
     alias=same,
     backbone=lambda network, facts: Decoder(network),
     context=lambda config, configs: (configs.need("max_sequence_length"), "config.json: max_sequence_length"),

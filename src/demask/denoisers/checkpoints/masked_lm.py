@@ -20,8 +20,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from demask.denoisers.checkpoints.base import Family, accepts, configured, native, same
 from demask.denoisers.checkpoints.facts import Configs
+from demask.denoisers.checkpoints.family import Family, accepts, configured, native, renamed, same
 from demask.errors import CheckpointError
 
 KINDS: Final = (
@@ -156,7 +156,7 @@ FAMILY: Final = Family(
     shift=False,
     config=config,
     network=network,
-    published=same,
+    pieces=renamed(same),
     alias=alias,
     backbone=lambda network, facts: MaskedLanguageModel(network),
     context=context,

@@ -3,18 +3,44 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 import torch
 
-from demask.denoisers.checkpoints import dream, llada, masked_lm, sdar
-from demask.denoisers.checkpoints.base import Checkpoint, Family
+from demask.denoisers.checkpoints import chat, dream, llada, llada2, masked_lm, mdlm, sdar
+from demask.denoisers.checkpoints.base import Checkpoint
 from demask.denoisers.checkpoints.facts import CONFIG, Configs, Facts, chosen
+from demask.denoisers.checkpoints.family import Family, Placement
+from demask.denoisers.checkpoints.remote import Remote
 from demask.denoisers.checkpoints.tokens import PublishedTokenizer, read_source, vocabulary
 from demask.denoisers.checkpoints.weights import Weights
 from demask.errors import CheckpointError
 
-FAMILIES: Final = (llada.FAMILY, dream.FAMILY, sdar.FAMILY, masked_lm.FAMILY)
+FAMILIES: Final = (llada.FAMILY, dream.FAMILY, llada2.FAMILY, sdar.FAMILY, mdlm.FAMILY, masked_lm.FAMILY)
+
+
+class Given(TypedDict, total=False):
+    """What a caller may say of a checkpoint in place of its files; None leaves it to them.
+
+    family: a model_type. mask, ends, shift, block, context, before, after: the facts of these names; see `Facts`. chat: a
+    Jinja template of conversations. pickles: whether pytorch_model.bin is read, as plain tensors, where there are no
+    safetensors. trust_remote_code: whether the checkpoint's own code may make a network of a family that is not known.
+    device_map, quantization_config: passed on to transformers, where the network is one of its own.
+    """
+
+    family: str | None
+    mask: int | None
+    ends: tuple[int, ...] | None
+    shift: bool | None
+    block: int | None
+    context: int | None
+    before: tuple[int, ...] | None
+    after: tuple[int, ...] | None
+    chat: str | None
+    pickles: bool
+    trust_remote_code: bool
+    device_map: Any
+    quantization_config: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,53 +66,44 @@ class Opened:
 def read(
     folder: str | Path,
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    family: str | None = None,
-    mask: int | None = None,
-    ends: tuple[int, ...] | None = None,
-    shift: bool | None = None,
-    block: int | None = None,
-    context: int | None = None,
-    before: tuple[int, ...] | None = None,
-    after: tuple[int, ...] | None = None,
-    pickles: bool = False,
+    **given: Unpack[Given],
 ) -> Opened:
-    """Read a published checkpoint: LLaDA, Dream, SDAR, or a masked language model.
+    """Read a published checkpoint: LLaDA, Dream, LLaDA2, SDAR, MDLM, or a masked language model.
 
-    The network is the library's own; no code of the checkpoint ever runs. Every fact is read from the checkpoint's files,
-    and given here only where those are wrong or silent.
+    The network is the library's own, or ours; no code of the checkpoint ever runs, unless its family is none of these and
+    `trust_remote_code=True` is written. Every fact is read from the checkpoint's files, and given here only where those are
+    wrong or silent.
 
     Parameters:
         folder: with config.json, safetensors and a tokenizer.
-        device: where the network is to lie.
+        device: where the network is to lie; the CPU by default.
         dtype: its precision; None: float32 on a CPU, bfloat16 elsewhere.
-        family: a model_type, in place of that in config.json.
-        mask, ends, shift, block, context, before, after: in place of the facts of these names; see `Facts`.
-        pickles: whether pytorch_model.bin is read, as plain tensors, where there are no safetensors.
+        given: family, mask, ends, shift, block, context, before, after, chat, pickles, trust_remote_code, device_map,
+            quantization_config; see `Given`.
 
     Raises:
         CheckpointError: an unknown family, files that are missing, damaged or contradict each other, tensors that are
-            missing, unknown or of another shape, or no transformers.
+            missing, unknown or of another shape, a device that is not there, an unknown option, or no transformers.
         TokenizerError: a tokenizer of another model.
 
     Cost: reading and converting the weights, once in memory beside the network.
     """
-    configs, found = recognise(folder, family=family)
+    if unknown := sorted(given.keys() - Given.__annotations__.keys()):
+        raise CheckpointError(f"no option is called {unknown[0]!r}; there are: {', '.join(Given.__annotations__)}")
+    placement = Placement.of(device, dtype, given.get("device_map"), given.get("quantization_config"))
+    configs, found = recognise(folder, family=given.get("family"), trusted=given.get("trust_remote_code", False))
     config = found.config(configs)
-    given = {
-        "mask": mask, "ends": ends, "shift": shift, "block": block, "context": context, "before": before, "after": after,
-    }  # fmt: skip
     facts, tokenizer = learn(found, config, configs, given)
-    weights = Weights.find(configs.folder, pickles=pickles)
-    device = torch.device(device)
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    backbone = found.assemble(config, weights, facts, device=device, dtype=dtype)
-    return Opened(Checkpoint(backbone, facts), tokenizer, configs.folder)
+    weights = Weights.find(configs.folder, pickles=given.get("pickles", False))
+    return Opened(Checkpoint(found.assemble(config, weights, facts, placement), facts), tokenizer, configs.folder)
 
 
-def recognise(folder: str | Path, *, family: str | None = None) -> tuple[Configs, Family]:
-    """Return the configuration and the family that its model_type belongs to.
+def recognise(
+    folder: str | Path, *, family: str | None = None, trusted: bool = False
+) -> tuple[Configs, Family | Remote]:
+    """Return the configuration and the family that its model_type belongs to; one that is not known only if trusted.
 
     Raises:
         CheckpointError: no configuration, or an unknown family; lists those known.
@@ -98,15 +115,18 @@ def recognise(folder: str | Path, *, family: str | None = None) -> tuple[Configs
     for one in FAMILIES:
         if configs.kind in one.kinds:
             return configs, one
+    if trusted:
+        return configs, Remote()
     known = "; ".join(f"{one.name} ({', '.join(one.kinds)})" for one in FAMILIES)
     raise CheckpointError(
         f"{configs.folder / CONFIG}: model_type {configs.kind!r}, architectures {configs.main.get('architectures')!r}; the "
-        f"families known are {known}: give one as family=.. if it is of that architecture"
+        f"families known are {known}: give one as family=.. if it is of that architecture, or let its own code run by "
+        "trust_remote_code=True if you trust it"
     )
 
 
 def learn(
-    family: Family, config: Any, configs: Configs, given: Mapping[str, Any] | None = None
+    family: Family | Remote, config: Any, configs: Configs, given: Mapping[str, Any] | None = None
 ) -> tuple[Facts, PublishedTokenizer]:
     """Return the facts, and the tokenizer.
 
@@ -119,7 +139,7 @@ def learn(
         TokenizerError: a tokenizer of another model.
     """
     given = given or {}
-    source = read_source(configs.folder)
+    source = read_source(configs.folder, family.tokenizer)
     ids = vocabulary(source, configs.folder)
     values: dict[str, Any] = {"family": family.name, "vocabulary": configs.need("vocab_size")}
     sources = {"family": f"{CONFIG}: model_type", "vocabulary": f"{CONFIG}: vocab_size"}
@@ -127,26 +147,42 @@ def learn(
     def settle(name: str, found: Any, source: str) -> None:
         values[name], sources[name] = chosen(given.get(name), found, source, name)
 
-    rows = int(config.vocab_size)
-    settle("mask", *((None, "") if given.get("mask") is not None else configs.mask(ids)))
-    settle("ends", *((None, "") if given.get("ends") is not None else configs.ends(ids)))
+    rows, usual = int(config.vocab_size), family.usual(configs, ids)
+    settle("mask", *((None, "") if given.get("mask") is not None else configs.mask(ids, usual.get("mask"))))
+    settle("ends", *((None, "") if given.get("ends") is not None else configs.ends(ids, usual.get("ends"))))
+    if family.shift is None and given.get("shift") is None:
+        raise CheckpointError(
+            f"{configs.folder}: whether the logits at a position predict the next token cannot be known of its own code; "
+            "give shift=False, or shift=True as Dream has it"
+        )
     settle("shift", family.shift, f"the {family.name} family")
-    block = configs.main.get("block_size")
-    settle("block", block, f"{CONFIG}: block_size" if block is not None else "nowhere: any block will do")
+    block = configs.main.get("block_size") if family.blocks else None
+    silent = usual.get("block", (None, "nowhere: any block will do"))
+    settle("block", *(silent if block is None else (block, f"{CONFIG}: block_size")))
+    values["causal"], sources["causal"] = family.blocks, f"the {family.name} family"
     if family.blocks and values["block"] is None:
         raise CheckpointError(
             f"{configs.folder / CONFIG}: no block_size, which {family.name} needs; give it as block=.."
         )
-    settle("context", *family.context(config, configs))
+    settle("context", *((None, "") if given.get("context") is not None else family.context(config, configs)))
     frame = configs.frame(ids) if family.framed else ((), (), f"the {family.name} family")
     settle("before", frame[0], frame[2])
     settle("after", frame[1], frame[2])
+    if family.blocks and (values["before"] or values["after"]):
+        raise CheckpointError(
+            f"before = {values['before']}, after = {values['after']}, but the blocks of {family.name} are counted over the "
+            "text alone; write these tokens into the prompt"
+        )
     if not 0 <= values["mask"] < rows:
         raise CheckpointError(
             f"{configs.folder}: the mask {values['mask']} ({sources['mask']}) is outside the {rows} rows of the embedding; "
             "give the right one as mask=.."
         )
     facts = Facts(**values)
-    tokenizer = PublishedTokenizer(source, facts.vocabulary, facts.ends, facts.mask)
+    if given.get("chat") is None:
+        talk, sources["chat"] = chat.find(configs)
+    else:
+        talk, sources["chat"] = chat.ChatTemplate(given["chat"], chat.special(configs)), "given as chat="
+    tokenizer = PublishedTokenizer(source, facts.vocabulary, facts.ends, facts.mask, talk)
     sources["unused"] = "ids of no token of the tokenizer"
     return replace(facts, unused=tokenizer.unused, sources=sources), tokenizer

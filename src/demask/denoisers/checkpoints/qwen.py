@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
-from demask.denoisers.checkpoints.base import configured, switches
 from demask.denoisers.checkpoints.facts import Configs
+from demask.denoisers.checkpoints.family import configured, switches
 from demask.errors import CheckpointError
 
 _SWITCHES: Final = {"attention_bias": False, "hidden_act": "silu", "use_sliding_window": False}
@@ -27,9 +27,6 @@ def config(configs: Configs, kind: str, **more: Any) -> Any:
         raise CheckpointError(
             f"{configs.folder}/config.json: hidden_size = {width} for num_attention_heads = {heads}; expected a multiple"
         )
-    scaling = main.get("rope_scaling")
-    if scaling is not None and not isinstance(scaling, dict):
-        raise CheckpointError(f"{configs.folder}/config.json: rope_scaling = {scaling!r}; expected null or an object")
     return configured(
         kind,
         vocab_size=need("vocab_size"),
@@ -40,11 +37,30 @@ def config(configs: Configs, kind: str, **more: Any) -> Any:
         num_key_value_heads=heads if main.get("num_key_value_heads") is None else need("num_key_value_heads"),
         max_position_embeddings=need("max_position_embeddings"),
         rms_norm_eps=need("rms_norm_eps", float),
-        rope_parameters={"rope_type": "default", **(scaling or {}), "rope_theta": need("rope_theta", float)},
+        rope_parameters=rotary(configs),
         tie_word_embeddings=bool(main.get("tie_word_embeddings")),
         use_sliding_window=False,
         pad_token_id=None,
         **more,
+    )
+
+
+def rotary(configs: Configs) -> dict[str, Any]:
+    """Return the library's rotary positions: of rope_theta and rope_scaling, or of rope_parameters, the newer way.
+
+    Raises:
+        CheckpointError: neither is there, or not an object.
+    """
+    parameters = configs.main.get("rope_parameters")
+    name = "rope_scaling" if parameters is None else "rope_parameters"
+    found = configs.main.get(name)
+    if found is not None and not isinstance(found, dict):
+        raise CheckpointError(f"{configs.folder}/config.json: {name} = {found!r}; expected null or an object")
+    out = {"rope_type": "default", **(found or {})}
+    return (
+        out
+        if parameters is not None and "rope_theta" in out
+        else {**out, "rope_theta": configs.need("rope_theta", float)}
     )
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from demask.denoisers.checkpoints.chat import ChatTemplate
 from demask.errors import CheckpointError, TokenizerError
 
 TOKENIZER: Final = "tokenizer.json"
@@ -24,6 +25,7 @@ class PublishedTokenizer:
         size: tokens of the model, V: ids without a token stand for no text.
         ends: ids that end a text.
         mask: the id that no text may hold.
+        chat: how a conversation is written, or None.
 
     Raises:
         TokenizerError: a source that the library refuses, or more tokens than V.
@@ -35,6 +37,7 @@ class PublishedTokenizer:
     size: int
     ends: tuple[int, ...]
     mask: int
+    chat: ChatTemplate | None = None
 
     def __post_init__(self) -> None:
         if wrong := [name for name, index in self.ids.items() if index >= self.size and index != self.mask]:
@@ -47,6 +50,11 @@ class PublishedTokenizer:
     def end(self) -> int:
         """The id that ends a text, the first of several."""
         return self.ends[0]
+
+    @cached_property
+    def mark(self) -> str | None:
+        """The text of the mask, None where it is no token of the tokenizer."""
+        return self._library.id_to_token(self.mask)  # type: ignore[no-any-return]
 
     @cached_property
     def ids(self) -> Mapping[str, int]:
@@ -71,7 +79,7 @@ class PublishedTokenizer:
         found = list(self._library.encode(text, add_special_tokens=False).ids)
         if self.mask in found:
             raise TokenizerError(
-                f"the text holds the mask token {self._library.id_to_token(self.mask)!r}; leave it out of the text: a gap "
+                f"the text holds the mask token {self.mark!r}; leave it out of the text: a gap "
                 "is written [MASK] or [MASK:6] in a template"
             )
         return found
@@ -94,11 +102,15 @@ class PublishedTokenizer:
         return _library(self.source)
 
 
-def read_source(folder: Path) -> str:
+def read_source(folder: Path, kind: tuple[str, str, str]) -> str:
     """Return the tokenizer of a checkpoint as the content of a tokenizer.json.
 
-    Where there is none, the pieces and merges of a Qwen tokenizer are put together, with the added tokens of
-    tokenizer_config.json. No code of the checkpoint runs.
+    Where there is none, pieces and merges are put together, with the added tokens of tokenizer_config.json. No code of the
+    checkpoint runs.
+
+    Parameters:
+        folder: of the checkpoint.
+        kind: module and class of the library that know how its family puts them together, and the tokenizer's public name.
 
     Raises:
         CheckpointError: neither is there.
@@ -113,9 +125,9 @@ def read_source(folder: Path) -> str:
     if not all((folder / name).is_file() for name in PIECES):
         raise CheckpointError(
             f"{folder} holds no {TOKENIZER}, and not both {' and '.join(PIECES)}; write one with "
-            f"transformers.AutoTokenizer.from_pretrained(name).save_pretrained({str(folder)!r})"
+            f"transformers.AutoTokenizer.from_pretrained({kind[2]}).save_pretrained({str(folder)!r})"
         )
-    return _assembled(folder)
+    return _assembled(folder, *kind[:2])
 
 
 def vocabulary(source: str, folder: Path) -> dict[str, int]:
@@ -138,16 +150,16 @@ def _library(source: str) -> Any:
     return library
 
 
-def _assembled(folder: Path) -> str:
+def _assembled(folder: Path, module: str, name: str) -> str:
     from tokenizers import AddedToken
 
-    from demask.denoisers.checkpoints.base import native
+    from demask.denoisers.checkpoints.family import native
 
     try:
         pieces = json.loads((folder / PIECES[0]).read_bytes())
         lines = (folder / PIECES[1]).read_text(encoding="utf-8").split("\n")
         merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-        library = native("transformers.models.qwen2").Qwen2Tokenizer(vocab=pieces, merges=merges).backend_tokenizer
+        library = getattr(native(module), name)(vocab=pieces, merges=merges).backend_tokenizer
         plain = set(pieces.values())
         config = folder / "tokenizer_config.json"
         added = json.loads(config.read_bytes()).get("added_tokens_decoder", {}) if config.is_file() else {}

@@ -15,7 +15,6 @@ from demask.training.data import Data
 from demask.training.federated.denoising import Bench, Denoising
 from demask.training.federated.federate import Federated, FederatedMoment, Federation, check_rows
 from demask.training.federated.gossip import Peer, Turn, mixed
-from demask.training.federated.methods import Method
 from demask.training.stopping import stoppable
 from demask.training.train import Status
 
@@ -53,7 +52,6 @@ class Actors:
     Parameters:
         restarts: how often a peer that died is started again.
         threads: of torch in each actor.
-        gpus: of each actor.
 
     Raises:
         TrainingError: numbers out of their range.
@@ -61,13 +59,10 @@ class Actors:
 
     restarts: int = 3
     threads: int = 1
-    gpus: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.restarts >= 0 and self.threads >= 1 and self.gpus >= 0):
-            raise TrainingError(
-                f"restarts {self.restarts}, threads {self.threads}, gpus {self.gpus}; expected >= 0, >= 1 and >= 0"
-            )
+        if not (self.restarts >= 0 and self.threads >= 1):
+            raise TrainingError(f"restarts {self.restarts}, threads {self.threads}; expected >= 0 and >= 1")
 
 
 def federate_actors(
@@ -120,8 +115,7 @@ class _Driver:
         self.ray, self.federation, self.data, self.way, self.watch = ray, federation, data, way, watch
         self.bench, self.states = Bench(federation.network), federation.states
         # Peers may be more than CPUs: they take none from the books, and are spread over the machines.
-        options = {"num_cpus": 0, "num_gpus": way.gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-        self.remote = ray.remote(**options)(Seat)
+        self.remote = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(Seat)
         self.actors: dict[int, Any] = {}
         self.left = dict.fromkeys(data, way.restarts + 1)
         self.begun = time.monotonic()
@@ -132,6 +126,7 @@ class _Driver:
         saved, last = self.states.begin(self.data) if resume else ({}, 0)
         try:
             with stoppable() as stop:
+                self._seat(saved)
                 while last < recipe.rounds and not stop.asked:
                     self._seat(saved)
                     turn = self._round(last)
@@ -139,7 +134,7 @@ class _Driver:
                     if last % recipe.evaluate_every == 0 and last < recipe.rounds:
                         kept = self.federation.result(self.bench, self._peers(), last, Status.INTERRUPTED)
                         self.federation.write(kept)
-                        score = kept.score
+                        score, turn = kept.score, replace(turn, apart=kept.apart)
                     if last % recipe.save_every == 0:
                         saved = self._save(last)
                     self.watch(FederatedMoment(turn, time.monotonic() - self.begun, score))
@@ -166,9 +161,9 @@ class _Driver:
             self.actors[number] = self.remote.remote(number, plain, rows, kept, self.way.threads)
 
     def _round(self, turn: int) -> Turn:
-        topology, method = self.federation.topology, self.federation.recipe.method
+        topology = self.federation.topology
         asked = {number: actor.propose.options(num_returns=2).remote(turn) for number, actor in self.actors.items()}
-        sizes = self._answers({number: size for number, (_, size) in asked.items()}, method)
+        sizes = self._answers({number: size for number, (_, size) in asked.items()})
         if not sizes:
             raise TrainingError(f"no peer is left in round {turn}; the last states are in {self.states.folder}")
         weights, sent, promised = topology.weights(sizes), 0, {}
@@ -176,12 +171,12 @@ class _Driver:
             heard = tuple(other for other in (*topology.neighbours(number), number) if other in sizes)
             promised[number] = self.actors[number].accept.remote(weights, heard, *(asked[other][0] for other in heard))
             sent += (len(heard) - 1) * sizes[number]
-        losses = self._answers(promised, method)
+        losses = self._answers(promised)
         present = tuple(sorted(sizes))
         mean = sum(losses.values()) / max(1, len(losses))
         return Turn(turn + 1, mean, float("nan"), present, len(topology.parts(sizes)), sent)
 
-    def _answers(self, promised: Mapping[int, Any], method: Method) -> dict[int, Any]:
+    def _answers(self, promised: Mapping[int, Any]) -> dict[int, Any]:
         """Return what came back; those that nothing came back from have no actor any more."""
         found = {}
         for number, promise in promised.items():
@@ -197,7 +192,7 @@ class _Driver:
 
     def _peers(self) -> list[Peer]:
         asked = {number: actor.state.remote() for number, actor in self.actors.items()}
-        found = self._answers(asked, self.federation.recipe.method)
+        found = self._answers(asked)
         if not found:
             raise TrainingError(f"no peer is left; the last states are in {self.states.folder}")
         return [found[number] for number in sorted(found)]

@@ -18,9 +18,9 @@ from demask.denoisers.transformer import Network
 from demask.errors import CheckpointError, TrainingError
 from demask.training.data import Data
 from demask.training.federated.denoising import Bench, Denoising
-from demask.training.federated.edges import Edges, take_part
 from demask.training.federated.federate import Federated, FederatedMoment, Federation, check_rows
 from demask.training.federated.gossip import Peer, Turn
+from demask.training.federated.links import Edges, take_part
 from demask.training.federated.roll import Roll, place
 from demask.training.stopping import Stop, stoppable
 from demask.training.train import Status

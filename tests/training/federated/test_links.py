@@ -9,7 +9,7 @@ import torch
 
 from demask.errors import TrainingError
 from demask.training.federated import SGD, DFedADMM, Peer, full, gossip, grid, ring
-from demask.training.federated.edges import Edges, take_part
+from demask.training.federated.links import Edges, take_part
 from demask.training.federated.roll import Roll, place
 from tests.training.federated.quadratics import M, optimum, peers, points
 
