@@ -206,6 +206,13 @@ def test_peers_train_together(texts, tmp_path, demask, as_json, refused):
         (["--peers", 4, "--topology", "edges(((0, 1), (2, 3)))"], ["2 parts that never hear of each other"]),
         (["--peers", 3, "--method", "dfedprox"], ["no method is called 'dfedprox'; there are: DFedADMM, "]),
         (["--peers", 3, "--method", "dfedadmm(reach=0)"], ["reach = 0; expected a finite number > 0"]),
+        (["--peers", 3, "--transport", "pigeons"], ["pigeons; expected one of here, processes, ray"]),
+        (["--peers", 3, "--meet", "a:1"], ["add --transport processes"]),
+        (["--peers", 3, "--transport", "processes", "--here", "2-1", "--meet", "a:1"], ["--here 2-1: expected"]),
+        (["--peers", 3, "--transport", "processes", "--here", "1", "--meet", "a"], ["expected HOST:PORT"]),
+        (["--peers", 3, "--transport", "processes", "--here", "1", "--meet", "a:1"], ["one tokenizer"]),
+        (["--peers", 3, "--transport", "ray", "--here", "1"], ["spreads peers by itself"]),
+        (["--here", "1"], ["--here: for --peers only"]),
         (["--peers", 3, "--concentration", "0"], ["concentration of 0"]),
         (
             ["--peers", 9, "--context", "200", "--concentration", "0.1"],
@@ -219,3 +226,40 @@ def test_peers_that_cannot_train(texts, tmp_path, refused, args, words):
     told = refused("train", texts, "--out", tmp_path / "m", "--vocabulary", 280, "--batch", 2, *options, *args)
     for word in words:
         assert word in told
+
+
+@pytest.mark.slow
+def test_machines_that_meet(texts, model, tmp_path):
+    """Two launchers, each with files of its own, one tokenizer, and a place where they meet."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = (
+        "--peers",
+        3,
+        "--context",
+        16,
+        "--rounds",
+        4,
+        "--batch",
+        2,
+        "--transport",
+        "processes",
+        "--method",
+        "dfedadmm(2)",
+    )
+    shared += ("--meet", f"127.0.0.1:{port}", "--tokenizer", model / "tokenizer.json")
+    running = []
+    for name, here, files in (("a", "0-1", range(6)), ("b", "2", range(6, 12))):
+        args = [*(texts / f"{i}.txt" for i in files), "--out", tmp_path / name, "--here", here, *shared]
+        command = [sys.executable, "-m", "demask.cli", "train", *map(str, args), "--json"]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    told = [process.communicate(timeout=240) for process in running]
+    assert [process.returncode for process in running] == [0, 0], told
+    first, second = (json.loads(out) for out, _ in told)
+    assert (first["rounds"], second["rounds"], len(first["characters"]), len(second["characters"])) == (4, 4, 2, 1)
+    assert (first["gradients"], second["gradients"]) == (16, 8)
+    assert first["sent"] == 2 * second["sent"] > 0
+    assert sorted(path.name for path in (tmp_path / "b" / "peers").iterdir()) == ["2-4.safetensors"]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
@@ -61,15 +62,8 @@ class Cluster:
 
     def __call__(self, work: Work, shards: Iterable[Shard]) -> Iterator[tuple[int, Output]]:
         """Do the shards."""
-        ray = _ray("ray.data")
-        owned = not ray.is_initialized()
-        if owned:
-            join(self.address)
-        try:
+        with joined(self.address):
             yield from self._work_off(work, shards)
-        finally:
-            if owned:
-                ray.shutdown()
 
     def _work_off(self, work: Work, shards: Iterable[Shard]) -> Iterator[tuple[int, Output]]:
         data = import_module("ray.data")
@@ -88,6 +82,24 @@ class Cluster:
         )
         for row in done.iter_rows():
             yield int(row["number"]), Output(tuple(row["records"]), tuple(row["rejects"]))
+
+
+@contextmanager
+def joined(address: str, part: str = "ray.data") -> Iterator[Any]:
+    """Give `ray`: of the cluster that this process is part of, or joined to the one at an address and left in the end.
+
+    Raises:
+        GenerateError: no ray, or no cluster at the address.
+    """
+    ray = _ray(part)
+    if ray.is_initialized():
+        yield ray
+        return
+    join(address, part)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def join(address: str, part: str = "ray.data") -> Any:
@@ -109,8 +121,8 @@ def join(address: str, part: str = "ray.data") -> Any:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise GenerateError(
-            f"--ray {address}: no cluster there ({str(error).splitlines()[0]}); start one with ray start --head, "
-            "or write --ray local"
+            f"no Ray cluster at {address} ({str(error).splitlines()[0]}); start one with ray start --head, or "
+            f"write {LOCAL} instead"
         ) from None
     return ray
 
@@ -121,6 +133,6 @@ def _ray(part: str) -> Any:
         import_module(part)
     except ModuleNotFoundError as error:
         raise GenerateError(
-            f"Ray is not whole here ({error.name} is missing); pip install 'demask[ray]', or leave out --ray"
+            f"Ray is not whole here ({error.name} is missing); pip install 'demask[ray]', or do without Ray"
         ) from None
     return ray

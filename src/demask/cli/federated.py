@@ -2,20 +2,25 @@
 
 import sys
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from typing import Final
 
 import torch
 import typer
 
+from demask.batch.cluster import LOCAL, joined
 from demask.cli.output import console, say_json, working
 from demask.cli.train import Material, begun_from, check_out, network_of, score_json, told
-from demask.errors import TrainingError
+from demask.errors import SpecError, TrainingError
 from demask.registry import build
 from demask.tokenizer import Tokenizer
 from demask.training import Data, Masks, Status, Text
-from demask.training.federated import Federated, FederatedMoment, FederatedRecipe, deal, federate
+from demask.training.federated import Federated, FederatedMoment, FederatedRecipe, Federation, deal, federate
+from demask.training.federated.actors import Actors, federate_actors
+from demask.training.federated.processes import Processes, federate_processes
 
+TRANSPORTS: Final = ("here", "processes", "ray")
 _LINE_EVERY: Final = 10.0  # seconds
 
 
@@ -34,6 +39,8 @@ def run(
     key: int,
     size: str,
     concentration: float,
+    spread: Processes | Actors | None = None,
+    cluster: str = LOCAL,
     resume: bool = False,
     start: Path | None = None,
     threads: int | None = None,
@@ -46,6 +53,9 @@ def run(
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    part = spread.here if isinstance(spread, Processes) else None
+    if part is not None and material.tokenizer is None and start is None:
+        raise SpecError("--here: all machines need one tokenizer; make one, and name it everywhere: --tokenizer FILE")
     graph = build(topology, "topology", peers=peers)
     if graph.peers != peers:
         raise TrainingError(
@@ -58,18 +68,65 @@ def run(
     with working("reading"):
         begun = None if start is None else begun_from(start, material)
         texts, held, tokenizer = material.gather(None if begun is None else begun.tokenizer)
-        dealt = deal(texts, peers, concentration=concentration, key=key) if texts else [[]] * peers
-        data = [_rows(material, part, tokenizer, number) for number, part in enumerate(dealt)]
+        here = part or range(peers)
+        dealt = deal(texts, len(here), concentration=concentration, key=key) if texts else [[]] * len(here)
+        data = {number: _rows(material, part, tokenizer, number) for number, part in zip(here, dealt, strict=True)}
     drawn = network_of(material, tokenizer, size, key, begun)
     about = {"documents": material.fill, "language": material.oracle}
-    trained = federate(
-        drawn, data, held, tokenizer, out=out, recipe=recipe, topology=graph, resume=resume, about=about,
-        watch=_watching(quiet=as_json),
-    )  # fmt: skip
+    watch = _watching(quiet=as_json)
+    federation = Federation(drawn, held, tokenizer, out, recipe, graph, about)
+    if isinstance(spread, Processes):
+        trained = federate_processes(federation, data, way=spread, resume=resume, watch=watch)
+    elif spread is not None:
+        with joined(cluster, "ray"):
+            trained = federate_actors(federation, data, way=spread, resume=resume, watch=watch)
+    else:
+        trained = federate(
+            drawn, [*data.values()], held, tokenizer, out=out, recipe=recipe, topology=graph, resume=resume, about=about,
+            watch=watch,
+        )  # fmt: skip
     _tell(trained, out, [sum(len(text.content) for text in part) for part in dealt], as_json)
     if trained.status is Status.INTERRUPTED:
         raise typer.Exit(130)
     return trained
+
+
+def spread_by(transport: str, *, meet: str | None, here: str | None, threads: int | None) -> Processes | Actors | None:
+    """Return how peers are spread over processes, None: all in this one.
+
+    Raises:
+        SpecError: an unknown transport, or places for peers that are all in this process.
+    """
+    if transport not in TRANSPORTS:
+        raise SpecError(f"--transport {transport}; expected one of {', '.join(TRANSPORTS)}")
+    if transport == "here":
+        if meet is not None or here is not None:
+            raise SpecError("--meet and --here are for peers on several machines; add --transport processes")
+        return None
+    if transport == "ray":
+        if here is not None:
+            raise SpecError("--here: a Ray cluster spreads peers by itself; leave it out")
+        return Actors(threads=threads or 1)
+    return Processes(meet, None if here is None else seats(here), threads=threads or 1)
+
+
+def seats(text: str) -> tuple[int, ...]:
+    """Return the peers of a list such as 0-3,6.
+
+    Raises:
+        SpecError: something else.
+
+    Example:
+        >>> seats("0-2,6")
+        (0, 1, 2, 6)
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise SpecError(f"--here {text}: expected numbers of peers, such as 0-3 or 4,6")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)
 
 
 def _rows(material: Material, texts: list[Text], tokenizer: Tokenizer, number: int) -> Data:
@@ -109,11 +166,10 @@ def _watching(*, quiet: bool) -> Callable[[FederatedMoment], None]:
         if quiet or (moment.score is None and moment.seconds - last < _LINE_EVERY):
             return
         last, turn = moment.seconds, moment.turn
-        scored = f", {told(moment.score)}" if moment.score else ""
-        sys.stderr.write(
-            f"{moment.seconds:.0f} s, round {turn.turn}, {len(turn.present)} peers, loss {turn.loss:.3f}, {turn.apart:.3g} "
-            f"apart{scored}\n"
-        )
+        facts = [f"{moment.seconds:.0f} s, round {turn.turn}, {len(turn.present)} peers, loss {turn.loss:.3f}"]
+        facts += [] if isnan(turn.apart) else [f"{turn.apart:.3g} apart"]
+        facts += [told(moment.score)] if moment.score else []
+        sys.stderr.write(f"{', '.join(facts)}\n")
         sys.stderr.flush()
 
     return line

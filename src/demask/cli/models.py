@@ -13,7 +13,7 @@ from demask.cli.group import app
 from demask.cli.output import working
 
 _ALONE: Final = ("seconds", "steps", "accumulate", "optimiser", "rate", "compile")
-_TOGETHER: Final = ("topology", "method", "rounds", "concentration")
+_TOGETHER: Final = ("topology", "method", "rounds", "concentration", "transport", "meet", "here")
 
 
 @app.command()
@@ -74,6 +74,16 @@ def train(
     concentration: Annotated[
         float, typer.Option("--concentration", help="Of the peers' shares of the files; small is uneven.")
     ] = 0.6,
+    transport: Annotated[
+        str, typer.Option("--transport", help="here: all in this process; processes: one each; ray: actors.")
+    ] = "here",
+    meet: Annotated[
+        str | None,
+        typer.Option("--meet", metavar="HOST:PORT", help="Where machines meet: that of peer 0; a Ray address."),
+    ] = None,
+    here: Annotated[
+        str | None, typer.Option("--here", metavar="LIST", help="Peers on this machine, 4-7; FILES are theirs.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Train a masked diffusion model on texts; Ctrl-C stops it, --resume goes on."""
@@ -86,10 +96,11 @@ def train(
         from demask.cli import federated
 
         o.refuse(given & {*_ALONE}, "--peers has rounds and a method")
+        way = federated.spread_by(transport, meet=meet, here=here, threads=threads)
         federated.run(
             material, peers, topology, method, out=out, rounds=rounds, batch=batch, early=early, network=network,
-            precision=precision, key=key, size=size, concentration=concentration, resume=resume, start=start,
-            threads=threads, as_json=json,
+            precision=precision, key=key, size=size, concentration=concentration, spread=way,
+            cluster=meet or "local", resume=resume, start=start, threads=threads, as_json=json,
         )  # fmt: skip
         return
     o.refuse(given & {*_TOGETHER}, "for --peers only")

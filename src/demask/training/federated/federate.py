@@ -192,7 +192,9 @@ def federate(
     Cost: per round K gradients for each peer; memory of one network and of some vectors per peer.
     """
     federation = Federation(network, held, tokenizer, Path(out), recipe, topology, about or {})
-    check_data(data, network, topology)
+    if len(data) != topology.peers:
+        raise TrainingError(f"data of {len(data)} peers for a topology of {topology.peers}; expected one each")
+    check_rows(dict(enumerate(data)), federation)
     federation.open(resume)
     bench, states = Bench(network), federation.states
     objectives = [Denoising(bench, rows, recipe, number) for number, rows in enumerate(data)]
@@ -245,13 +247,14 @@ def federate(
     return trained
 
 
-def check_data(data: Sequence[Data], network: Network, topology: Topology) -> None:
-    """Raise a TrainingError unless every peer has rows that the network can hold."""
-    if len(data) != topology.peers:
-        raise TrainingError(f"data of {len(data)} peers for a topology of {topology.peers}; expected one each")
-    for number, rows in enumerate(data):
-        if rows.context > network.shape.context:
+def check_rows(data: Mapping[int, Data], federation: Federation) -> None:
+    """Raise a TrainingError unless these are peers of the topology, with rows that the network can hold."""
+    shape, peers = federation.network.shape, federation.topology.peers
+    for number, rows in data.items():
+        if not 0 <= number < peers:
+            raise TrainingError(f"data of peer {number} for a topology of {peers}; expected 0 .. {peers - 1}")
+        if rows.context > shape.context:
             raise TrainingError(
-                f"peer {number} has rows of {rows.context} for a network of {network.shape.context} positions; build it "
-                f"with Shape.of(size, {network.shape.vocabulary}, {rows.context})"
+                f"peer {number} has rows of {rows.context} for a network of {shape.context} positions; build it with "
+                f"Shape.of(size, {shape.vocabulary}, {rows.context})"
             )

@@ -83,7 +83,7 @@ class Turn:
     Parameters:
         turn: rounds done.
         loss: mean over the peers that were there, nats per masked token for a denoiser.
-        apart: root mean square distance of the peers to their mean, after mixing.
+        apart: root mean square distance of the peers to their mean, after mixing; not a number where nobody has seen all.
         present: who was there.
         parts: groups that heard of each other.
         sent: bytes over all edges, both ways, in this round.
