@@ -3,14 +3,15 @@
 Run: python benchmarks/strategies/bookkeeping.py [--rounds R] [--profile] [STRATEGY ...]; some 25 minutes on one core.
     --profile prints the functions in which the named strategies spend their own time, instead of the table.
 
-Two networks, batches of 1 and 16, one thread of torch: the model inside the package, all of its 100 positions; and a network of
-random weights of the size "base" with 32,000 tokens, 64 positions, of which only the first steps are taken, so that its
-passes say nothing and only its shares are shown. The outside is all that is not a call of the denoiser (or of a
+Two networks, batches of 1 and 16, one thread of torch: the model inside the package, all of its 100 positions; and a
+network of random weights of the size "base" with 32,000 tokens, 64 positions, of which only the first steps are taken, so
+that its passes say nothing and only its shares are shown. The outside is all that is not a call of the denoiser (or of a
 verifier), both in the same run; rounds go over all strategies, so that a machine that is busy for a while slows them all,
 and the median over rounds is shown.
 
-Some strategies ask what neither network was trained for: noisy tokens, or laws along an order. They are asked all the same
-(the same weights as `Permutation`), at the right cost; what comes out means nothing, and passes that hang on it are in brackets.
+Some strategies ask what neither network was trained for: noisy tokens, or laws along an order. They are asked all the
+same (the same weights as `Permutation`), at the right cost; what comes out means nothing, and passes that hang on it are in
+brackets.
 """
 
 import cProfile
@@ -24,13 +25,13 @@ from typing import Any
 
 import torch
 from families import notes_model
-from strategies import STRATEGIES, Strategy
 from torch import Tensor
 
 from demask import Canvas, Chain, build, sample
 from demask.canvas import Marginals
 from demask.denoisers import Permutation, Shape, Transformer
 from demask.denoisers.transformer import Network
+from strategies import STRATEGIES, Strategy
 
 STEPS, LENGTH, WORDS = 16, 64, 32_000
 ENOUGH = {1: 8, 16: 3}  # steps of the larger network, by rows
@@ -150,7 +151,8 @@ def main(*words: str) -> None:
             setting.runs.clear()
         if "--profile" in words:
             for strategy in strategies:
-                _profile(made[0], strategy)
+                for setting in (made[0], made[-1]):
+                    _profile(setting, strategy)
             return
         for key in range(rounds):
             for strategy in strategies:
@@ -184,10 +186,10 @@ def table(strategies: list[Strategy], made: list[Setting]) -> str:
 
 
 def _profile(setting: Setting, strategy: Strategy) -> None:
-    print(f"\n{strategy.name}", flush=True)
+    print(f"\n{strategy.name}, {setting.rows} rows of {setting.known['length']}", flush=True)
     with cProfile.Profile() as profile:
         setting.take(strategy, 0)
-    pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+    pstats.Stats(profile).sort_stats("tottime").print_stats(16)
 
 
 if __name__ == "__main__":
