@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demask.canvas import Canvas, Marginals
+from demask import canvas as module
+from demask.canvas import Canvas, Marginals, by_group
 
 
 def marginals(logits, temperature=1.0):
@@ -158,3 +159,32 @@ def test_canvas_rows_and_repr():
     assert repr(canvas) == "Canvas([[4, _], [5, _], [6, _]])"
     assert canvas.rows(torch.tensor([2, 0])).tokens[:, 0].tolist() == [6, 4]
     assert canvas.shape == (3, 2)
+
+
+def test_all_that_were_asked_are_kept_without_a_copy():
+    answer = marginals(torch.randn(4, 9, generator=torch.Generator().manual_seed(0)))
+    known = answer.entropy
+    same = answer.only(answer.where.clone())
+    assert same.logits.data_ptr() == answer.logits.data_ptr()
+    assert torch.equal(same.__dict__["entropy"], known)
+    where = torch.tensor([[True, False, True, True]])
+    assert torch.equal(answer.only(where).logits, answer.logits[[0, 2, 3]])
+    assert torch.equal(answer.only(where).__dict__["entropy"], known[[0, 2, 3]])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 12])
+def test_groups_of_rows_join_to_the_whole(monkeypatch, rows):
+    generator = torch.Generator().manual_seed(1)
+    logits, tokens = torch.randn(rows, 7, generator=generator), torch.randint(7, (rows,), generator=generator)
+    sizes = []
+
+    def shifted(group, own):
+        sizes.append(len(group))
+        return group.log_softmax(-1) + own[:, None]
+
+    whole = by_group(shifted, logits, tokens)
+    assert sizes == [rows]
+    monkeypatch.setattr(module, "_CHUNK", 3 * 7 + 2)
+    sizes.clear()
+    assert torch.equal(by_group(shifted, logits, tokens), whole)
+    assert sizes == ([3] * (rows // 3) + [rows % 3] * (rows % 3 > 0) if rows > 3 else [rows])

@@ -199,8 +199,12 @@ class Marginals:
         return _by_chunk(self.logits, reduce, uniform)[0]
 
     def only(self, where: Tensor) -> "Marginals":
-        """Keep the positions `where` (B, N), a subset of those asked; what was already reduced is kept with them."""
-        return self._kept(where, where[self.where])
+        """Keep the positions `where` (B, N), a subset of those asked; what was already reduced is kept with them.
+
+        Where these are all that were asked, nothing is copied.
+        """
+        index = where[self.where].nonzero()[:, 0]
+        return self._kept(where, index if len(index) < len(self.logits) else slice(None))
 
     def rows(self, keep: Tensor) -> "Marginals":
         """Keep some rows of the batch, as `Canvas.rows`, with what was already reduced.
@@ -214,7 +218,7 @@ class Marginals:
         where = self.where[keep]
         return self._kept(where, places[where])
 
-    def _kept(self, where: Tensor, index: Tensor) -> "Marginals":
+    def _kept(self, where: Tensor, index: Tensor | slice) -> "Marginals":
         kept = Marginals(where, self.logits[index], self.temperature, self.passes)
         for name in ("_peak_and_mass", "mode", "entropy", "margin"):
             if name in self.__dict__:
@@ -276,6 +280,26 @@ def _powers(chunk: Tensor, temperature: float, scratch: Tensor) -> tuple[Tensor,
     top, scale = chunk.amax(-1, keepdim=True), _LOG2_E / temperature
     powers = torch.add(top * -scale, chunk, alpha=scale, out=scratch)
     return top[:, 0], powers.exp2_()
+
+
+def by_group(function: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+    """Apply a row-wise function of (M, V) and (M,) tensors to cache-sized groups of rows on a CPU, and join the answers.
+
+    Example:
+        >>> by_group(lambda rows, index: rows.gather(1, index[:, None])[:, 0], torch.eye(3), torch.tensor([0, 2, 2]))
+        tensor([1., 0., 1.])
+    """
+    rows, width = parts[0].shape
+    size = max(1, rows if parts[0].device.type != "cpu" else _CHUNK // max(1, width))
+    if rows <= size:
+        return function(*parts)
+    out: Tensor | None = None
+    for begin in range(0, rows, size):
+        found = function(*(part[begin : begin + size] for part in parts))
+        out = found.new_empty((rows, *found.shape[1:])) if out is None else out
+        out[begin : begin + size] = found
+    assert out is not None
+    return out
 
 
 def _by_chunk(logits: Tensor, reduce: Callable[..., tuple[Tensor, ...]], *extra: Tensor) -> tuple[Tensor, ...]:

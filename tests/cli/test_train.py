@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from demask.denoisers import folder
+from demask.denoisers import Permutation, folder
 from demask.tokenizer import Tokenizer
 
 
@@ -45,6 +45,25 @@ def test_train_then_eval(texts, tmp_path, demask, as_json):
     table = demask("eval", out, texts / "3.txt", "--steps", "2,4", "--passes", 64).stdout
     assert "2 steps" in table
     assert "optimal" in table
+
+
+def test_a_permutation_network_is_trained_and_samples_speculatively(texts, tmp_path, demask, as_json, refused):
+    out = tmp_path / "model"
+    told = demask("train", texts, "--out", out, *QUICK, "--network", "permutation")
+    assert "bits per byte (95%:" in told.stdout
+    kept = folder.read(out)
+    assert type(kept.denoiser) is Permutation
+    size = kept.tokenizer.size
+    last = torch.cat((torch.zeros(size, 2), torch.arange(size)[:, None]), 1).long()
+    joint = kept.denoiser.log_prob(last, torch.tensor([[0, 0, 1]]).expand(size, 3))
+    assert float(joint.logsumexp(0)) == pytest.approx(0, abs=1e-4)  # of the last token, a law
+    written = as_json("generate", "the", "--model", out, "--sampler", "Speculative(4)", "--max-new-tokens", 8)
+    assert 1 <= written["passes"][-1] <= 8
+    assert written["law"] == "EXACT"
+    assert "network differ" in refused("train", texts, "--out", out, *QUICK, "--resume")
+    assert "'recurrent'; expected one of transformer, permutation" in refused(
+        "train", texts, "--out", tmp_path / "other", *QUICK, "--network", "recurrent"
+    )
 
 
 def test_a_known_language(tmp_path, as_json):

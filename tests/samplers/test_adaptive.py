@@ -153,3 +153,21 @@ def test_refusals():
         Adaptive(CHAIN, 0.5, 0)
     with pytest.raises(DenoiserError, match="a verifier of 3 tokens for a denoiser of 2"):
         sample(CHAIN, Adaptive(Table.random(5, 3), 0.5), Canvas.blank(1, 5), key=0)
+
+
+def test_a_vocabulary_beyond_the_cache_is_compared_by_groups(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    where = torch.ones(1, 9, dtype=torch.bool)
+    p, a = (Marginals(where, torch.randn(9, 50, generator=generator)) for _ in range(2))
+    tokens = torch.randint(50, (9,), generator=generator)
+    for draft in (p, p.tempered(0.7), p.tempered(0.0)):
+        whole = agree(draft, a, tokens, ratio=0.6)
+        with monkeypatch.context() as patched:
+            patched.setattr("demask.canvas._CHUNK", 100)
+            assert torch.equal(agree(draft, a, tokens, ratio=0.6), whole)
+        if draft.temperature:
+            law = (0.6 * draft.logits + 0.4 * a.logits.log_softmax(-1)).double()
+            law, own = (law / draft.temperature).softmax(-1), (p.logits / draft.temperature).double().softmax(-1)
+            rates = law / law.gather(1, tokens[:, None]), own / own.gather(1, tokens[:, None])
+            expected = 1 / torch.maximum(*rates).sum(1) / own.gather(1, tokens[:, None])[:, 0]
+            assert torch.allclose(whole.double(), expected, rtol=1e-4)

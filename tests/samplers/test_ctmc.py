@@ -329,11 +329,43 @@ def test_published_divergences_of_repeated_bits(rule, two, seven):
     assert published_kl(repetition(7, 2), rule) == pytest.approx(seven, abs=6e-5)
 
 
+@pytest.mark.parametrize("rule", ["leave-one-out", "truncated", "modulo"])
+@pytest.mark.parametrize(("level", "after"), [(8.0, 5.5), (0.7, 0.2), (0.2, 0.0)])
+def test_a_transition_is_its_formula(rule, level, after):
+    """Written over one buffer, with one entry of each row apart: what the formula says with a one-hot row of each token."""
+    generator = torch.Generator().manual_seed(0)
+    posterior = torch.rand(40, 7, generator=generator, dtype=torch.float64).softmax(-1)
+    given, tokens = posterior.clone(), torch.randint(7, (40,), generator=generator)
+    here = torch.nn.functional.one_hot(tokens, 7).double()
+
+    def mixed(law, noise):
+        return exp(-noise) * law - expm1(-noise) / 7
+
+    others = posterior / mixed(here, level)
+    others = others / others.sum(1, keepdim=True)
+    if rule == "leave-one-out":
+        law = mixed(here, level - after) * mixed(others, after)
+        expected = law / law.sum(1, keepdim=True)
+    else:
+        noisy = mixed(others, level)
+        rates = noisy / (noisy * here).sum(1, keepdim=True) / 7 * (1 - here) * (level - after)
+        total = rates.sum(1, keepdim=True)
+        expected = rates * (1 - (-total).exp()) / total + here * (-total).exp()
+        if rule == "modulo":  # Poisson many jumps of each size, by powers of the circulant law of one
+            size = (torch.arange(7)[None, :] - torch.arange(7)[:, None]) % 7
+            by_size = rates.gather(1, (tokens[:, None] + torch.arange(7)) % 7)
+            circulant = torch.matrix_exp(by_size[:, size] - torch.diag_embed(total.expand(-1, 7)))
+            expected = circulant[torch.arange(40), tokens]
+    found = UniformState(Constant(2), rule).transition(posterior, tokens, level, after)
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-14)
+    assert torch.equal(posterior, given)
+
+
 def test_posterior_and_score_say_the_same():
     """(1 - e^-l) / V s(b) = m_l(b) (1 - e^-l) / V m_l(x): the score of a posterior, and the posterior of a score."""
     posterior = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)
     here, level = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64), 0.7
-    others = without_own(posterior, here, level)
+    others = without_own(posterior, torch.tensor([1]), level)
     right = exp(-level) * here + (1 - exp(-level)) / 3
     back = others * right
     assert torch.allclose(back / back.sum(), posterior)

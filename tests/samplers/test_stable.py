@@ -101,3 +101,13 @@ def test_rows_of_a_batch_end_on_their_own():
         alone = sample(chain, sampler, Canvas.blank(1, 6), key=2, names=torch.tensor([row]))
         assert torch.equal(alone.tokens[0], together.tokens[row])
         assert alone.nfe[0] == together.nfe[row]
+
+
+def test_a_vocabulary_beyond_the_cache_is_watched_by_groups(monkeypatch):
+    table = Table.random(6, 3, key=8, concentration=0.5)
+    sampler = Stable(Parallel(Unlimited(), Threshold(Confidence(), 0.7)), 0.1, 1)
+    whole = sample(table, sampler, Canvas.blank(20, 6), key=2)
+    monkeypatch.setattr("demask.canvas._CHUNK", 7)
+    parts = sample(table, sampler, Canvas.blank(20, 6), key=2)
+    assert torch.equal(whole.tokens, parts.tokens)
+    assert torch.equal(whole.when, parts.when)

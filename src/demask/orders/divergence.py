@@ -40,4 +40,5 @@ def divergence(logits: Tensor, others: Tensor) -> Tensor:
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
     logp = p.log_softmax(-1)
     weight = logp.exp()
-    return (weight * (logp - q.log_softmax(-1))).masked_fill_(weight == 0, 0.0).sum(-1)
+    excluded = weight == 0
+    return logp.sub_(q.log_softmax(-1)).mul_(weight).masked_fill_(excluded, 0.0).sum(-1)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from demask.canvas import ABSENT, Canvas, Marginals
+from demask.canvas import ABSENT, Canvas, Marginals, by_group
 from demask.contracts import Chance, Denoiser, Info, Law, Ranked, Step
 from demask.errors import DenoiserError, OrderError
 from demask.samplers.parallel import State
-from demask.samplers.speculative import drawn_law
+from demask.samplers.speculative import tempered
 
 
 @dataclass(frozen=True)
@@ -129,19 +129,23 @@ def agree(draft: Marginals, verifier: Marginals, tokens: Tensor, *, ratio: float
         >>> agree(p, a, torch.tensor([1]), ratio=0.0)
         tensor([0.4000])
     """
-    p = drawn_law(draft)
-    mixed = torch.zeros_like(p)
-    if ratio > 0:  # 0 times -inf would be nan
-        mixed = mixed + ratio * draft.logits
-    if ratio < 1:
-        mixed = mixed + (1 - ratio) * drawn_law(verifier).log()
-    at = tokens[:, None]
-    if draft.temperature == 0:
-        return (mixed.argmax(-1) == tokens).to(p)
-    own = mixed.gather(1, at)
-    gap = ((mixed - own) / draft.temperature).exp()  # t(j) / t(v)
-    rivals = torch.maximum(p, p.gather(1, at) * gap).sum(-1)
-    return torch.where(own[:, 0] == -torch.inf, 0.0, (1 / rivals).clamp(max=1.0))
+
+    def some(drafted: Tensor, verified: Tensor, tokens: Tensor) -> Tensor:
+        p = tempered(drafted, draft.temperature)
+        mixed = torch.zeros_like(p, dtype=torch.promote_types(p.dtype, verified.dtype))
+        if ratio > 0:  # 0 times -inf would be nan
+            mixed.add_(drafted, alpha=ratio)
+        if ratio < 1:
+            mixed.add_(tempered(verified, verifier.temperature).log_(), alpha=1 - ratio)
+        at = tokens[:, None]
+        if draft.temperature == 0:
+            return (mixed.argmax(-1) == tokens).to(p)
+        own = mixed.gather(1, at)
+        gap = mixed.sub_(own).div_(draft.temperature).exp_()  # t(j) / t(v)
+        rivals = torch.maximum(p, gap.mul_(p.gather(1, at)), out=gap).sum(-1)
+        return torch.where(own[:, 0] == -torch.inf, 0.0, (1 / rivals).clamp(max=1.0))
+
+    return by_group(some, draft.logits, verifier.logits, tokens)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals
+from demask.canvas import Canvas, Marginals, by_group
 from demask.contracts import Chance, Denoiser, Info, Law, Noised, Step, noised
 from demask.errors import PlanError
 from demask.samplers.grids import ExponentialThenConstant, Grid
-from demask.samplers.speculative import drawn_law
+from demask.samplers.speculative import tempered
 
 UNMASKING: Final = ("modified", "truncated")
 REWRITING: Final = ("leave-one-out", "truncated", "modulo")
@@ -164,14 +164,15 @@ class UniformState:
             tokens: (M,) what stands there now.
             level, after: the noise before and after the step.
         """
-        here = torch.nn.functional.one_hot(tokens, posterior.shape[1]).to(posterior)
-        others = without_own(posterior, here, level)
+        own, others = tokens[:, None], without_own(posterior, tokens, level)
         if self.rule == "leave-one-out":
-            law = _mixed(here, level - after) * _mixed(others, after)
-            return law / law.sum(1, keepdim=True)
+            law = _mixed(others, after)
+            stays, comes = _channel(law.shape[1], level - after)
+            law.scatter_(1, own, law.gather(1, own) * (stays / comes))  # all are multiplied by `comes`, which cancels
+            return law.div_(law.sum(1, keepdim=True))
         noisy = _mixed(others, level)
-        rates = noisy / (noisy * here).sum(1, keepdim=True) / noisy.shape[1] * (1 - here)
-        return (_one_jump if self.rule == "truncated" else _jumps)(rates * (level - after), tokens)
+        rates = noisy.div_(noisy.gather(1, own) * (noisy.shape[1] / (level - after))).scatter_(1, own, 0.0)
+        return (_one_jump if self.rule == "truncated" else _jumps)(rates, tokens)
 
     def init(self, canvas: Canvas, chance: Chance) -> Leapt:
         """Return the state of a run that begins with `canvas`; the noise is drawn at the first step."""
@@ -185,8 +186,12 @@ class UniformState:
         level, after = self.grid.levels[state.turn : state.turn + 2]
         levels = torch.full((len(start),), level, dtype=torch.float64, device=start.device)
         step = Step(canvas, start, start, Through(network, levels), chance, state.origin)
-        posterior = drawn_law(step.marginals(start))
-        law = Marginals(start, self.transition(posterior, canvas.tokens[start], level, after).log())
+        answer = step.marginals(start)
+
+        def leap(logits: Tensor, tokens: Tensor) -> Tensor:
+            return self.transition(tempered(logits, answer.temperature), tokens, level, after).log_()
+
+        law = Marginals(start, by_group(leap, answer.logits, canvas.tokens[start]))
         tokens = torch.where(start, law.spread(chance.fork("leap").categorical(law)), canvas.tokens)
         changed = start if state.turn == 0 else tokens != canvas.tokens
         canvas = Canvas(tokens, canvas.masked)
@@ -224,47 +229,54 @@ def noise(where: Tensor, vocabulary: int, chance: Chance) -> Tensor:
         >>> sorted(set(noise(where, 3, Keyed.of(0, torch.arange(2))).flatten().tolist()))
         [0, 1, 2]
     """
-    law = Marginals(where, torch.zeros(int(where.sum()), vocabulary, device=where.device))
+    law = Marginals(where, torch.zeros(1, vocabulary, device=where.device).expand(int(where.sum()), -1))
     return law.spread(chance.fork("noise").categorical(law))
 
 
-def without_own(posterior: Tensor, here: Tensor, level: float) -> Tensor:
+def without_own(posterior: Tensor, tokens: Tensor, level: float) -> Tensor:
     """Return the law of what stood there given all *other* noisy tokens: (M, V).
 
     p(b | others) is proportional to p(b | all) / q(x_i | b), q(x | b) = e^-l 1[b = x] + (1 - e^-l) / V.
 
     Parameters:
         posterior: (M, V) p(b | all).
-        here: (M, V) one-hot of what stands there.
+        tokens: (M,) what stands there.
         level: l > 0.
 
     Example:
-        >>> here = torch.tensor([[1.0, 0.0]])
-        >>> without_own(torch.tensor([[0.75, 0.25]]), here, torch.tensor(2.0).log().item())  # q = 0.75, 0.25
+        >>> token = torch.tensor([0])
+        >>> without_own(torch.tensor([[0.75, 0.25]]), token, torch.tensor(2.0).log().item())  # q = 0.75, 0.25
         tensor([[0.5000, 0.5000]])
     """
-    others = posterior / _mixed(here, level)
-    return others / others.sum(1, keepdim=True)
+    own, (stays, comes) = tokens[:, None], _channel(posterior.shape[1], level)
+    others = posterior.scatter(1, own, posterior.gather(1, own) * (comes / stays))
+    return others.div_(others.sum(1, keepdim=True))
+
+
+def _channel(vocabulary: int, level: float) -> tuple[float, float]:
+    """Return the probabilities with which a token is seen as itself, and as each other one, after noise of `level`."""
+    comes = -expm1(-level) / vocabulary
+    return exp(-level) + comes, comes
 
 
 def _mixed(law: Tensor, level: float) -> Tensor:
-    """Return a law after noise of `level`."""
-    return exp(-level) * law - expm1(-level) / law.shape[1]
+    """Return a law after noise of `level`, written over it."""
+    return law.mul_(exp(-level)).add_(-expm1(-level) / law.shape[1])
 
 
 def _one_jump(rates: Tensor, tokens: Tensor) -> Tensor:
-    """Return the law after at most one jump, of rates (M, V) over the step, 0 at the token itself."""
+    """Return the law after at most one jump, of rates (M, V) over the step, 0 at the token itself; written over them."""
     total = rates.sum(1, keepdim=True)
     share = -torch.expm1(-total) / total.clamp(min=torch.finfo(rates.dtype).tiny)
-    return (rates * share).scatter_add(1, tokens[:, None], (-total).exp())
+    return rates.mul_(share).scatter_add_(1, tokens[:, None], (-total).exp())
 
 
 def _jumps(rates: Tensor, tokens: Tensor) -> Tensor:
     """Return the law after Poisson many jumps of each size, modulo V: rates (M, V) by where the first one would lead."""
     size = torch.arange(rates.shape[1], device=rates.device)
     by_size = rates.gather(1, (tokens[:, None] + size) % rates.shape[1])
-    powers = torch.fft.fft(by_size)  # of the law of one jump, unnormalised; at frequency 0 the total rate
-    moved: Tensor = torch.fft.ifft((powers - powers[:, :1]).exp()).real.clamp(min=0)
+    powers = torch.fft.rfft(by_size)  # of the law of one jump, unnormalised; at frequency 0 the total rate
+    moved: Tensor = torch.fft.irfft((powers - powers[:, :1]).exp(), n=rates.shape[1]).clamp_(min=0)
     return moved.gather(1, (size - tokens[:, None]) % rates.shape[1])
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf, log
 
 from demask.errors import PlanError
@@ -107,7 +108,7 @@ class ExponentialThenConstant(Grid):
         if not 0 < self.least < self.horizon < inf:
             raise PlanError(f"{self}: expected 0 < least < horizon, such as horizon=8.0, least=0.001")
 
-    @property
+    @cached_property
     def levels(self) -> tuple[float, ...]:
         """l_0 > l_1 > .. > l_K = 0."""
         if self.steps == 1:

@@ -154,11 +154,21 @@ def drawn_law(marginals: Marginals) -> Tensor:
         >>> drawn_law(Marginals(torch.tensor([[True]]), torch.tensor([[0.0, 1.0]]), 0.0))
         tensor([[0., 1.]])
     """
-    dtype = torch.promote_types(marginals.logits.dtype, torch.float32)
-    if marginals.temperature == 0:
-        zeros = torch.zeros_like(marginals.logits, dtype=dtype)
-        return zeros.scatter_(1, marginals.mode[:, None], 1.0)
-    return (marginals.logits / marginals.temperature).softmax(-1, dtype=dtype)
+    return tempered(marginals.logits, marginals.temperature)
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Return the probabilities of logits (M, V) at a temperature >= 0, newly made, single precision or better.
+
+    Example:
+        >>> tempered(torch.tensor([[0.0, 0.0], [0.0, 1.0]]), 0.0)
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    if temperature == 0:
+        return torch.zeros_like(logits, dtype=dtype).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
+    return (logits if temperature == 1 else logits / temperature).softmax(-1, dtype=dtype)
 
 
 def _from_context(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals
+from demask.canvas import Canvas, Marginals, by_group
 from demask.contracts import Chance, Denoiser, Info, Law
 from demask.errors import OrderError
 from demask.orders.divergence import divergence
@@ -89,7 +89,8 @@ class Stable:
         now = denoiser(state.canvas, state.canvas.masked)
         calm = state.calm
         if state.before is not None:
-            moved = divergence(now.logits, state.before.only(now.where).logits)
+            before, places = state.before.logits, now.where[state.before.where].nonzero()[:, 0]
+            moved = by_group(lambda logits, index: divergence(logits, before[index]), now.logits, places)
             calm = (calm + 1) * now.spread(moved < self.kl)
         sampler = replace(self.inner, order=Settled(self.inner.order, calm >= self.steps))
         asked = Asked(state.canvas, now, denoiser)

@@ -34,21 +34,7 @@ class Sequential(Sizes):
 
     def first(self, left: int, steps: int) -> Floats:
         """Return the law of the next size with `left` tokens and `steps` steps left: P(s), s = 0 .. left."""
-        out = np.zeros(left + 1)
-        if steps >= left:
-            out[1] = 1.0
-        elif steps == 1:
-            out[left] = 1.0
-        else:
-            a = _constants(self.steps, self.length)[steps - 1]
-            s = np.arange(2, left - steps + 2)
-            m = left - s
-            # p(s) / p(s - 1); a is 0 where steps - 1 steps suffice for one token each, which ends the support.
-            ratio = a[m + 1] * (m + 1) / (1 + a[m] * (m - 1))
-            log_p = np.concatenate(([0.0], np.cumsum(np.log(ratio))))
-            p = np.exp(log_p - log_p.max())
-            out[1 : left - steps + 2] = p / p.sum()
-        return out
+        return _first(self.steps, self.length, left, steps)
 
     def boundary(self, done: Ints, chance: Chance) -> Ints:
         """Return the next boundary, drawing all sizes up to it: O(K) draws, since this is a reference."""
@@ -89,6 +75,27 @@ def sequential(length: int, steps: int) -> Sequential:
     """
     check(length, steps)
     return Sequential(length, min(steps, length))
+
+
+@lru_cache(maxsize=1 << 12)
+def _first(most: int, length: int, left: int, steps: int) -> Floats:
+    """Return `Sequential(length, most).first(left, steps)`, which every row and step asks for."""
+    out = np.zeros(left + 1)
+    if steps >= left:
+        out[1] = 1.0
+    elif steps == 1:
+        out[left] = 1.0
+    else:
+        a = _constants(most, length)[steps - 1]
+        s = np.arange(2, left - steps + 2)
+        m = left - s
+        # p(s) / p(s - 1); a is 0 where steps - 1 steps suffice for one token each, which ends the support.
+        ratio = a[m + 1] * (m + 1) / (1 + a[m] * (m - 1))
+        log_p = np.concatenate(([0.0], np.cumsum(np.log(ratio))))
+        p = np.exp(log_p - log_p.max())
+        out[1 : left - steps + 2] = p / p.sum()
+    out.setflags(write=False)
+    return out
 
 
 @lru_cache(maxsize=32)
