@@ -33,7 +33,7 @@ def test_from_a_trained_folder_to_a_sparse_one(texts, model, tmp_path, demask):
     out = tmp_path / "sparse"
     result = demask("sparsify", model, texts, "--out", out, *QUICK)
     rows = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
-    assert rows[3:7] == ["dense", "magnitude", "wanda", "learned"]
+    assert rows[4:8] == ["dense", "magnitude", "wanda", "learned"]
     assert "2 steps in" in result.stdout
     assert f"wrote {out}: 42 layers, 1,204,224 weights" in result.stdout.replace("\n", "")
     assert "step 1, " in result.stderr
