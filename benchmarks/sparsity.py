@@ -2,8 +2,8 @@
 
 Run: python benchmarks/sparsity.py table [SECONDS] [RATE] [SCALE] [BATCH] [GLOB]; the NELBO of dense, magnitude, Wanda and
     learned masks on new notes, with paired differences, and the memory and the speed of the learning.
-Run: python benchmarks/sparsity.py fitting [GLOB] [SECONDS] [SCALE] [BATCH]; the same, at a rate that fits the noise.
-Run: python benchmarks/sparsity.py small [STEPS] [SCALE]; of a network with fewer blocks than steps.
+Run: python benchmarks/sparsity.py fitting [GLOB] [SECONDS] [SCALE] [BATCH] [NOISE]; the same, at a rate that fits the noise.
+Run: python benchmarks/sparsity.py small [STEPS] [SCALE] [NOISE]; of a network with fewer blocks than steps.
 Run: python benchmarks/sparsity.py cost [BATCH]; where the time of a step goes.
 """
 
@@ -91,22 +91,22 @@ class Case:
             return nelbos(self.denoiser, self.new)
 
 
-def fitting(glob="*", seconds="300", scale="3", batch="8"):
-    """Learn at the rate at which noise alone would move logits by half their first distance, as measured in 24 steps."""
+def fitting(glob="*", seconds="300", scale="3", batch="8", noise="0.25"):
+    """Learn at the rate at which noise alone would move logits by a share of their first distance, as measured in 24 steps."""
     case = Case.notes(glob, int(batch))
     few = SparsityRecipe(steps=24, rate=1e-12, scale=float(scale))
-    found, rate = fitted(case, few, lambda found: float(seconds) * found.steps / found.seconds)
+    found, rate = fitted(case, few, lambda found: float(seconds) * found.steps / found.seconds, float(noise))
     print(f"{glob}, batch {batch}, {found.steps / found.seconds:.1f} steps/s")
     show(case, SparsityRecipe(seconds=float(seconds), rate=rate, scale=float(scale)))
 
 
-def fitted(case, few, steps):
+def fitted(case, few, steps, noise):
     """Return what a few steps found, and the rate."""
     turns = []
     found = learn_masks(case.layers, case.masks["magnitude"], case.losses, few, watch=turns.append)
     residuals = torch.tensor([turn.residual for turn in turns[1:]])
     print(f"residuals {float(residuals.mean()):.2e} +- {float(residuals.std()):.2e}")
-    return found, few.scale / (2 * (steps(found) * exp(-few.scale)) ** 0.5 * float(residuals.std()))
+    return found, noise * few.scale / ((steps(found) * exp(-few.scale)) ** 0.5 * float(residuals.std()))
 
 
 def table(seconds="600", rate="50", scale="10", batch="32", glob="*"):
@@ -115,7 +115,7 @@ def table(seconds="600", rate="50", scale="10", batch="32", glob="*"):
     show(Case.notes(glob, int(batch)), SparsityRecipe(seconds=float(seconds), rate=float(rate), scale=float(scale)))
 
 
-def small(steps="6000", scale="2"):
+def small(steps="15000", scale="2", noise="0.25"):
     """Print the table of a network of a few hundred blocks, trained on a random table."""
     oracle = Table.random(6, 4, key=1, concentration=0.1)
     network = Network(Shape(vocabulary=4, context=6, width=16, layers=2, heads=2, hidden=24))
@@ -124,10 +124,10 @@ def small(steps="6000", scale="2"):
     with TemporaryDirectory() as out:
         recipe = Recipe(steps=2000, batch=64, optimiser="adamw", rate=3e-3, evaluate_every=1e9, save_every=1e9)
         trained = train(network, Drawn(oracle), held, words, out=out, recipe=recipe)
-    case = Case.of(trained.denoiser, oracle.sample(2048, key=6), oracle.sample(8192, key=7), batch=128)
+    case = Case.of(trained.denoiser, oracle.sample(16384, key=6), oracle.sample(8192, key=7), batch=128)
     print(f"entropy {float(-oracle.log_prob(case.new).mean()):.3f} nats")
     few = SparsityRecipe(steps=24, rate=1e-12, scale=float(scale))
-    _, rate = fitted(case, few, lambda found: int(steps))
+    _, rate = fitted(case, few, lambda found: int(steps), float(noise))
     show(case, SparsityRecipe(steps=int(steps), rate=rate, scale=float(scale)))
 
 

@@ -64,8 +64,8 @@ def test_a_separable_quadratic_ends_at_magnitude_pruning(pattern):
     assert seen[0] == seen[-1] == [pattern.kept]
 
 
-def test_the_mean_step_is_the_gradient_times_the_memory():
-    """Over all masks of two blocks, from any tracker: the current residual is in it by 0.01, and nothing else biases."""
+def test_the_mean_step_is_the_gradient():
+    """Over all masks of two blocks, from any tracker, which has not seen the residual it is subtracted from."""
     pattern, layer = Pattern(2, 4), line(8, 1)
     layers, start = {"only": layer}, {"only": worst(layer, pattern)}
     losses = Quadratic(layers)
@@ -96,7 +96,7 @@ def test_the_mean_step_is_the_gradient_times_the_memory():
         step = torch.zeros(2, 4, dtype=torch.float64)
         step[place] = 1e-5
         slope[place] = (expected(logits.double() + step) - expected(logits.double() - step)) / 2e-5
-    assert torch.allclose(mean, -0.5 * 0.99 * slope, atol=1e-5)
+    assert torch.allclose(mean, -0.5 * slope, atol=1e-5)
 
 
 def test_the_residual_has_less_variance_than_the_plain_loss():
@@ -110,6 +110,25 @@ def test_the_residual_has_less_variance_than_the_plain_loss():
         turns = [learner.step() for _ in range(64)]
     plain, residual = torch.tensor(turns).unbind(1)
     assert float(residual.var()) < float(plain.var()) / 100
+
+
+def test_the_tracker_is_a_running_mean_from_its_first_step_on():
+    """delta_t = sum_s a^(t-s) r_s / sum_s a^(t-s): weights that sum to 1, however few steps are done."""
+    layer = line()
+    layers, memory = {"only": layer}, 0.9
+    residuals: list[float] = []
+    learner = MaskLearner(
+        magnitude(layers, Pattern()), Quadratic(layers), SparsityRecipe(steps=1, scale=0.0, memory=memory)
+    )
+    with masked(layers, learner.kept):
+        learner.begin()
+        for count in range(1, 9):
+            residuals.append(learner.step()[1])
+            weights = [memory ** (count - 1 - at) for at in range(count)]
+            mean = sum(w * r for w, r in zip(weights, residuals, strict=True)) / sum(weights)
+            assert learner.tracker == pytest.approx(mean)
+    assert residuals[0] == 0
+    assert residuals[-1] != 0
 
 
 def test_one_float_and_one_bit_of_bool_per_weight():

@@ -217,7 +217,7 @@ class MaskLearner:
     Attributes:
         logits: one float32 per weight.
         kept: the masks now drawn, changed in place.
-        tracker: the running mean of residuals.
+        tracker: the running mean of the residuals so far, delta.
         steps: done.
 
     Cost: of memory, one float32 and one bool per weight.
@@ -238,14 +238,17 @@ class MaskLearner:
     def step(self) -> tuple[float, float]:
         """Take one step; return the loss of the masks that were drawn before it, and the residual.
 
-        r = f(m) - f(m_0),   delta <- a delta + (1 - a) r,   z <- z - rate (r - delta) d log P(m) / d z,   m drawn anew.
+        r = f(m) - f(m_0),   z <- z - rate (r - delta) d log P(m) / d z,   m drawn anew,   delta <- delta + w (r - delta),
+
+        with w = (1 - a) / (1 - a^t) after step t: the running mean, in which early residuals are not mixed with a zero.
         """
         index = self.steps % len(self.losses)
         loss = self._finite(index)
         residual = loss - self._before[index]
-        self.tracker = self.recipe.memory * self.tracker + (1 - self.recipe.memory) * residual
         self.move(residual - self.tracker)
         self.steps += 1
+        memory = self.recipe.memory
+        self.tracker += (1 - memory) / (1 - memory**self.steps) * (residual - self.tracker)
         return loss, residual
 
     @torch.no_grad()
@@ -290,8 +293,9 @@ def learn_masks(
     the residual policy gradient with a tracker. Minibatches are taken in turn. In the end every block keeps its N largest
     logits. The weights are those from before when this returns or raises. Ctrl-C and SIGTERM end the step and return.
 
-    The estimate of the gradient is unbiased up to the tracker, which has seen the current residual with weight 1 - memory:
-    the mean is memory times the gradient, a matter of the rate.
+    The estimate of the gradient is unbiased, since the tracker has not seen the residual that it is subtracted from. Its
+    variance is that of the residual, to which all blocks add: a block is told right from wrong after about as many steps as
+    there are blocks. Fewer steps can only keep close to the masks begun with (a high scale, a low rate).
 
     Parameters:
         layers: from `linear_layers`; of any network whose losses are given.
