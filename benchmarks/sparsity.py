@@ -1,16 +1,14 @@
 """What keeping 2 of every 4 weights costs the model inside the package, by rule and learned.
 
 Run: python benchmarks/sparsity.py table [SECONDS] [RATE] [SCALE] [BATCH] [GLOB]; the NELBO of dense, magnitude, Wanda and
-    learned masks on new notes, with paired differences, and the memory and the speed of the learning.
-Run: python benchmarks/sparsity.py fitting [GLOB] [SECONDS] [SCALE] [BATCH] [NOISE]; the same, at a rate that fits the noise.
-Run: python benchmarks/sparsity.py small [STEPS] [SCALE] [NOISE]; of a network with fewer blocks than steps.
-Run: python benchmarks/sparsity.py cost [BATCH]; where the time of a step goes.
+    learned masks on new notes, with paired differences, and the speed of the learning. RATE 0: fitted to the noise.
+Run: python benchmarks/sparsity.py small [STEPS] [RATE] [SCALE]; of a network with fewer blocks than steps.
+Run: python benchmarks/sparsity.py cost [BATCH]; where the time of a step goes, and the memory.
 """
 
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import exp
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
@@ -25,8 +23,17 @@ from demask.generate import load
 from demask.oracles import Notes, Table
 from demask.tokenizer import Tokenizer
 from demask.training import (
-    Batch, Calibration, HeldOut, Recipe, SparsityRecipe, draw, learn_masks, magnitude, train, wanda,
-)  # fmt: skip
+    Batch,
+    Calibration,
+    HeldOut,
+    Recipe,
+    SparsityRecipe,
+    draw,
+    learn_masks,
+    magnitude,
+    train,
+    wanda,
+)
 from demask.training.sparsity import MaskLearner
 
 PATTERN = Pattern(2, 4)
@@ -91,31 +98,14 @@ class Case:
             return nelbos(self.denoiser, self.new)
 
 
-def fitting(glob="*", seconds="300", scale="3", batch="8", noise="0.25"):
-    """Learn at the rate at which noise alone would move logits by a share of their first distance, as measured in 24 steps."""
-    case = Case.notes(glob, int(batch))
-    few = SparsityRecipe(steps=24, rate=1e-12, scale=float(scale))
-    found, rate = fitted(case, few, lambda found: float(seconds) * found.steps / found.seconds, float(noise))
-    print(f"{glob}, batch {batch}, {found.steps / found.seconds:.1f} steps/s")
-    show(case, SparsityRecipe(seconds=float(seconds), rate=rate, scale=float(scale)))
-
-
-def fitted(case, few, steps, noise):
-    """Return what a few steps found, and the rate."""
-    turns = []
-    found = learn_masks(case.layers, case.masks["magnitude"], case.losses, few, watch=turns.append)
-    residuals = torch.tensor([turn.residual for turn in turns[1:]])
-    print(f"residuals {float(residuals.mean()):.2e} +- {float(residuals.std()):.2e}")
-    return found, noise * few.scale / ((steps(found) * exp(-few.scale)) ** 0.5 * float(residuals.std()))
-
-
-def table(seconds="600", rate="50", scale="10", batch="32", glob="*"):
+def table(seconds="600", rate="0", scale="3", batch="8", glob="*"):
     """Print the table of the model inside the package."""
     print(f"{glob}, batch {batch}")
-    show(Case.notes(glob, int(batch)), SparsityRecipe(seconds=float(seconds), rate=float(rate), scale=float(scale)))
+    recipe = SparsityRecipe(seconds=float(seconds), rate=float(rate) or None, scale=float(scale))
+    show(Case.notes(glob, int(batch)), recipe)
 
 
-def small(steps="15000", scale="2", noise="0.25"):
+def small(steps="15000", rate="0", scale="2"):
     """Print the table of a network of a few hundred blocks, trained on a random table."""
     oracle = Table.random(6, 4, key=1, concentration=0.1)
     network = Network(Shape(vocabulary=4, context=6, width=16, layers=2, heads=2, hidden=24))
@@ -126,9 +116,7 @@ def small(steps="15000", scale="2", noise="0.25"):
         trained = train(network, Drawn(oracle), held, words, out=out, recipe=recipe)
     case = Case.of(trained.denoiser, oracle.sample(16384, key=6), oracle.sample(8192, key=7), batch=128)
     print(f"entropy {float(-oracle.log_prob(case.new).mean()):.3f} nats")
-    few = SparsityRecipe(steps=24, rate=1e-12, scale=float(scale))
-    _, rate = fitted(case, few, lambda found: int(steps), float(noise))
-    show(case, SparsityRecipe(steps=int(steps), rate=rate, scale=float(scale)))
+    show(case, SparsityRecipe(steps=int(steps), rate=float(rate) or None, scale=float(scale)))
 
 
 @dataclass(frozen=True)
@@ -149,14 +137,14 @@ def show(case, recipe):
     learned_from = {"dense": case.calibrated(), **{name: case.calibrated(each) for name, each in masks.items()}}
     begun = min(masks, key=learned_from.get)
     tracked = []
-    found = learn_masks(layers, masks[begun], case.losses, recipe, watch=lambda turn: tracked.append(turn.tracker))
+    found = learn_masks(layers, masks[begun], case.losses, recipe, watch=tracked.append)
     masks["learned"] = found.masks
     learned_from["learned"] = case.calibrated(found.masks)
     weights = sum(layer.weight.numel() for layer in layers.values())
     print(f"{len(layers)} layers, {weights:,} weights; {found.steps} steps in {found.seconds:.0f} s from {begun}, "
-          f"rate {recipe.rate:.3g}, scale {recipe.scale:g}")  # fmt: skip
+          f"rate {tracked[-1].rate:.3g}, scale {recipe.scale:g}")  # fmt: skip
     places = [int((len(tracked) - 1) * share / 8) for share in range(9)]
-    print("drawn less first masks, running mean, nats per token:", *(f"{tracked[place]:+.5f}" for place in places))
+    print("drawn less first masks, running mean, nats per token:", *(f"{tracked[place].tracker:+.5f}" for place in places))
     kept = {"dense": case.nelbos(), **{name: case.nelbos(each) for name, each in masks.items()}}
 
     def told(values):
@@ -197,4 +185,4 @@ def cost(batch="32"):
 
 
 if __name__ == "__main__":
-    {"table": table, "fitting": fitting, "small": small, "cost": cost}[sys.argv[1]](*sys.argv[2:])
+    {"table": table, "small": small, "cost": cost}[sys.argv[1]](*sys.argv[2:])
