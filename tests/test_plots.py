@@ -104,6 +104,31 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch, error
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_files_that_belong_together_are_all_written_or_none(tmp_path, monkeypatch, error):
+    """The disk is full at the second of two; what was there is what is there."""
+    one, two, write = tmp_path / "one", tmp_path / "two", os.fsync
+    for path in (one, two):
+        path.write_bytes(b"before")
+    left = [None]
+
+    def fails(handle):
+        if not left:
+            raise error
+        left.pop()
+        write(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fails)
+        with pytest.raises(type(error)) as told:
+            files.write_all({one: b"after", two: b"after"})
+    assert getattr(told.value, "filename", str(two)) == str(two)
+    assert [path.read_bytes() for path in (one, two)] == [b"before"] * 2
+    assert sorted(tmp_path.iterdir()) == [one, two]
+    files.write_all({one: b"after", two: b"after"})
+    assert [path.read_bytes() for path in (one, two)] == [b"after"] * 2
+
+
 def test_a_figure_that_fails_leaves_no_file(tmp_path, monkeypatch):
     figure = plots.schedule(uniform(8, 2))
     monkeypatch.setattr(figure, "savefig", lambda *args, **options: 1 / 0)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from demask.errors import DemaskError
@@ -28,25 +29,38 @@ def write(path: str | Path, content: bytes) -> None:
         DemaskError: no such folder.
         OSError: the device refuses; what was there before is untouched.
     """
-    check_folder(path)
-    path = Path(path).resolve()
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.", suffix=".part")
+    write_all({path: content})
+
+
+def write_all(contents: Mapping[str | Path, bytes]) -> None:
+    """Write files that belong together, as `write` does; none takes its name before all are on the disk.
+
+    Raises:
+        DemaskError: no such folder.
+        OSError: the device refuses; what was there before is untouched.
+    """
+    waiting: list[tuple[str, Path]] = []
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask())
-        os.replace(name, path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        error.filename = str(path)  # the temporary name means nothing to the user
-        raise
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        for each, content in contents.items():
+            check_folder(each)
+            path = Path(each).resolve()
+            if path.exists() and not path.is_file():
+                path.write_bytes(content)
+                continue
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.", suffix=".part")
+            waiting.append((name, path))
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask())
+        for name, path in waiting:
+            os.replace(name, path)
+    except BaseException as error:
+        for name, _ in waiting:
+            Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the temporary name means nothing to the user
         raise
 
 

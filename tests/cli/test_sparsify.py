@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import demask
+from demask import files
 from demask.denoisers import folder
 from demask.denoisers.sparse import Pattern, read_masks
+from demask.training import Calibration
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,66 @@ def test_failures_are_one_line(texts, model, tmp_path, refused):
     (tmp_path / "llada" / "config.json").write_text('{"model_type": "llada"}')
     assert "is a published checkpoint" in refused("sparsify", tmp_path / "llada", texts, *out)
     assert not (tmp_path / "sparse").exists()
+
+
+def test_the_better_rule_begins(texts, model, tmp_path, demask):
+    """No step moves a mask at a rate of nearly 0: what is written is the start of least loss."""
+    still = ("--rate", 1e-9, "--samples", 8, "--batch", 8, "--steps", 1, "--only", "blocks.0.gate.*")
+    kept = {}
+    for start in ("best", "wanda", "magnitude"):
+        demask("sparsify", model, texts, "--out", tmp_path / start, "--start", start, *still)
+        kept[start] = read_masks(tmp_path / start, folder.read(tmp_path / start).denoiser.network)[1]
+    same = {start: all(torch.equal(kept[start][name], kept["best"][name]) for name in kept["best"]) for start in kept}
+    assert same["wanda"] is not same["magnitude"]
+
+
+def test_a_loss_that_is_not_finite_keeps_the_masks_before(texts, model, tmp_path, refused, monkeypatch):
+    finite, calls = Calibration.__call__, []
+
+    def breaks(self, index):
+        calls.append(index)
+        return finite(self, index) if len(calls) < 10 else float("nan")
+
+    monkeypatch.setattr(Calibration, "__call__", breaks)
+    told = refused(
+        "sparsify", model, texts, "--out", tmp_path / "out", "--start", "wanda", "--seconds", 99, *QUICK[2:], "--json"
+    )
+    assert "the loss of minibatch 1 is nan at step 5; the masks of the steps before are kept" in told
+    read_masks(tmp_path / "out", folder.read(tmp_path / "out").denoiser.network)
+
+
+def test_inputs_that_are_not_finite_are_refused(texts, model, tmp_path, refused):
+    found = folder.read(model)
+    found.denoiser.network.get_submodule("blocks.0.gate.up").weight.fill_(3e38)
+    folder.write(model, found.denoiser, found.tokenizer, card="", about=found.about)
+    told = refused("sparsify", model, texts, "--out", tmp_path / "out", *QUICK)
+    assert "inputs that are not finite; the dense network is broken" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_folder_is_free_again(texts, model, tmp_path, refused, demask, monkeypatch):
+    """Full at the weights, before there is anything; then again while learning, where the masks before stay."""
+    few = ("--only", "blocks.0.*", "--samples", 8, "--batch", 4, "--start", "wanda", "--scale", 2)
+    out, write, left = tmp_path / "out", files.os.fsync, []
+
+    def full(handle):
+        if not left:
+            raise OSError(28, "No space left on device")
+        left.pop()
+        write(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        left[:] = [None] * 4
+        told = refused("sparsify", model, texts, "--out", out, "--steps", 2, "--json", *few)
+        assert "model.safetensors: no space left on device; check the device and the path" in told
+        assert [*out.iterdir()] == []
+        left[:] = [None] * 9
+        told = refused("sparsify", model, texts, "--out", out, "--steps", 2, "--json", *few)
+        assert "no space left" in told
+    demask("sparsify", model, texts, "--out", tmp_path / "rule", "--method", "wanda", *few)
+    kept, rule = (read_masks(path, folder.read(path).denoiser.network)[1] for path in (out, tmp_path / "rule"))
+    assert all(torch.equal(kept[name], rule[name]) for name in rule)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import demask
+from demask import files
 from demask.canvas import Canvas
 from demask.denoisers import folder, sparse
 from demask.denoisers.permutation import Permutation
@@ -113,6 +114,29 @@ def test_it_generates(path):
     assert sorted(file.name for file in path.iterdir()) == [
         "README.md", "config.json", "masks.safetensors", "model.safetensors", "tokenizer.json",
     ]  # fmt: skip
+
+
+def test_weights_and_masks_are_replaced_together(path, model, masks, monkeypatch):
+    """On a disk that is full at any of the files, the folder is still the model of before, with its own masks."""
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    other = magnitude(linear_layers(model.network, Pattern(1, 4)), Pattern(1, 4))
+    write = files.os.fsync
+    for room in range(5):
+        left = [None] * room
+
+        def full(handle, left=left):
+            if not left:
+                raise OSError(28, "No space left on device")
+            left.pop()
+            write(handle)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "fsync", full)
+            with pytest.raises(OSError, match="No space"):
+                sparse.write(path, model, WORDS, other, Pattern(1, 4), card="new", about={})
+        assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    sparse.write(path, model, WORDS, other, Pattern(1, 4), card="new", about={})
+    assert read_masks(path, folder.read(path).denoiser.network)[0] == Pattern(1, 4)
 
 
 def test_masks_that_do_not_fit(path, model, masks):

@@ -1,12 +1,13 @@
 import os
 import signal
 from itertools import product
+from math import exp
 
 import pytest
 import torch
 from torch import nn
 
-from demask.canvas import ABSENT, Canvas
+from demask.canvas import ABSENT, Canvas, Marginals
 from demask.denoisers.sparse import Pattern, linear_layers, masked
 from demask.denoisers.transformer import Network, Shape, Transformer
 from demask.errors import DenoiserError, TrainingError
@@ -64,8 +65,8 @@ def test_a_separable_quadratic_ends_at_magnitude_pruning(pattern):
     assert seen[0] == seen[-1] == [pattern.kept]
 
 
-def test_the_mean_step_is_the_gradient_times_the_memory():
-    """Over all masks of two blocks, from any tracker: the current residual is in it by 0.01, and nothing else biases."""
+def test_the_mean_step_is_the_gradient():
+    """Over all masks of two blocks, from any tracker, which has not seen the residual it is subtracted from."""
     pattern, layer = Pattern(2, 4), line(8, 1)
     layers, start = {"only": layer}, {"only": worst(layer, pattern)}
     losses = Quadratic(layers)
@@ -79,7 +80,7 @@ def test_the_mean_step_is_the_gradient_times_the_memory():
         with masked(layers, learner.kept):
             learner.begin()
             learner.kept["only"].copy_(torch.stack(pair).view(1, 8))
-            loss, _ = learner.step()
+            loss, _ = learner.step(99)
         chances.append(float(log_prob(logits.double(), torch.stack(pair)).sum().exp()))
         values.append(loss)
         mean += chances[-1] * (learner.logits["only"].view(2, 4) - logits).double()
@@ -96,7 +97,7 @@ def test_the_mean_step_is_the_gradient_times_the_memory():
         step = torch.zeros(2, 4, dtype=torch.float64)
         step[place] = 1e-5
         slope[place] = (expected(logits.double() + step) - expected(logits.double() - step)) / 2e-5
-    assert torch.allclose(mean, -0.5 * 0.99 * slope, atol=1e-5)
+    assert torch.allclose(mean, -0.5 * slope, atol=1e-5)
 
 
 def test_the_residual_has_less_variance_than_the_plain_loss():
@@ -104,12 +105,61 @@ def test_the_residual_has_less_variance_than_the_plain_loss():
     layer = line()
     layers, start = {"only": layer}, magnitude({"only": layer}, Pattern())
     losses = Quadratic(layers, minibatches=8, noise=100.0)
-    learner = MaskLearner(start, losses, SparsityRecipe(steps=1, scale=0.0))
+    learner = MaskLearner(start, losses, SparsityRecipe(steps=1, rate=50.0, scale=0.0))
     with masked(layers, learner.kept):
         learner.begin()
-        turns = [learner.step() for _ in range(64)]
+        turns = [learner.step(99) for _ in range(64)]
     plain, residual = torch.tensor(turns).unbind(1)
     assert float(residual.var()) < float(plain.var()) / 100
+
+
+def test_the_tracker_is_a_running_mean_from_its_first_residual_on():
+    """delta_t = sum_s a^(t-s) r_s / sum_s a^(t-s) over drawn masks: weights that sum to 1, however few steps are done."""
+    layer = line()
+    layers, memory, residuals = {"only": layer}, 0.9, []
+    recipe = SparsityRecipe(steps=1, rate=1e-3, scale=0.0, memory=memory)
+    learner = MaskLearner(magnitude(layers, Pattern()), Quadratic(layers), recipe)
+    with masked(layers, learner.kept):
+        learner.begin()
+        assert learner.step(9)[1] == learner.tracker == 0  # the masks begun with, which say nothing
+        for count in range(1, 9):
+            residuals.append(learner.step(9)[1])
+            weights = [memory ** (count - 1 - at) for at in range(count)]
+            mean = sum(w * r for w, r in zip(weights, residuals, strict=True)) / sum(weights)
+            assert learner.tracker == pytest.approx(mean)
+    assert residuals[-1] != 0
+
+
+def test_a_fitted_rate_is_that_of_the_noise():
+    """0.25 s / (sqrt(T exp(-s)) std r), from the ninth residual on; twice the loss, half the rate, equal masks."""
+    layer = line(64, 8, key=2)
+    layers = {"only": layer}
+    start = magnitude(layers, Pattern())
+    turns: list[Turn] = []
+    learn_masks(layers, start, Quadratic(layers), SparsityRecipe(steps=40, memory=0.99999), watch=turns.append)
+    drawn = torch.tensor([turn.residual for turn in turns[1:]], dtype=torch.float64)
+    assert [turn.rate for turn in turns[:9]] == [0] * 9
+    for at in (9, 20, 39):
+        deviation = float(drawn[: at - 1].std(correction=0))
+        assert turns[at].rate == pytest.approx(0.25 * 3 / ((40 * exp(-3)) ** 0.5 * deviation), rel=1e-3)
+
+    class Twice(Quadratic):
+        def __call__(self, index):
+            return 2 * super().__call__(index)
+
+    louder: list[Turn] = []
+    learn_masks(layers, start, Twice(layers), SparsityRecipe(steps=40, memory=0.99999), watch=louder.append)
+    assert [turn.rate for turn in louder] == pytest.approx([turn.rate / 2 for turn in turns])
+    assert [turn.loss for turn in louder] == pytest.approx([2 * turn.loss for turn in turns])
+
+
+def test_losses_that_never_differ_move_nothing():
+    """Where noise is 0, no rate is fitted to it."""
+    layer = line()
+    layers = {"only": layer}
+    losses = Quadratic({}, minibatches=2)
+    found = learn_masks(layers, worst_start := {"only": worst(layer, Pattern())}, losses, SparsityRecipe(steps=30))
+    assert torch.equal(found.masks["only"], worst_start["only"])
 
 
 def test_one_float_and_one_bit_of_bool_per_weight():
@@ -135,9 +185,9 @@ def test_equal_keys_learn_alike_and_a_denoiser_comes_back_dense(denoiser, rows):
     dense = [losses(index) for index in range(len(losses))]
     start = wanda(layers, Pattern(), losses)
     turns: list[Turn] = []
-    one = learn_masks(layers, start, losses, SparsityRecipe(steps=7, scale=2.0), watch=turns.append)
-    same = learn_masks(layers, start, losses, SparsityRecipe(steps=7, scale=2.0))
-    other = learn_masks(layers, start, losses, SparsityRecipe(steps=7, scale=2.0, key=1))
+    one = learn_masks(layers, start, losses, SparsityRecipe(steps=7, rate=50.0, scale=2.0), watch=turns.append)
+    same = learn_masks(layers, start, losses, SparsityRecipe(steps=7, rate=50.0, scale=2.0))
+    other = learn_masks(layers, start, losses, SparsityRecipe(steps=7, rate=50.0, scale=2.0, key=1))
     assert all(torch.equal(one.masks[name], same.masks[name]) for name in start)
     assert not all(torch.equal(one.masks[name], other.masks[name]) for name in start)
     assert [turn.step for turn in turns] == [*range(1, 8)]
@@ -145,6 +195,36 @@ def test_equal_keys_learn_alike_and_a_denoiser_comes_back_dense(denoiser, rows):
     assert turns[1].residual != 0
     assert [losses(index) for index in range(len(losses))] == dense
     assert [*denoiser.network.state_dict()] == [*Network(SHAPE).state_dict()]
+
+
+def test_any_denoiser_learns(rows):
+    """A network that is none of ours, with biases: forward passes are all that is asked of it; better than it began."""
+
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.middle, self.head = nn.Embedding(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, canvas, ask):
+            bag = self.words(canvas.tokens.masked_fill(canvas.masked, 3)).sum(1)
+            logits = self.head(self.middle(bag).tanh())[:, None].expand(-1, canvas.tokens.shape[1], -1)
+            return Marginals(ask, logits[ask])
+
+    torch.manual_seed(0)
+    network = Bag().requires_grad_(False)
+    network.head.weight.mul_(5)
+    layers = linear_layers(network, Pattern(2, 4))
+    assert [*layers] == ["middle", "head"]
+    losses = Calibration.of(network, rows, batch=24)
+    begun = {name: worst(layer, Pattern(2, 4)) for name, layer in layers.items()}
+    recipe = SparsityRecipe(steps=400, rate=0.3, scale=0.5)
+    found = learn_masks(layers, begun, losses, recipe).masks
+
+    def loss(masks):
+        with masked(layers, masks):
+            return losses(0)
+
+    assert loss(found) < loss(begun)
 
 
 def test_the_calibration_is_the_nelbo_per_token(rows):
@@ -230,7 +310,7 @@ def test_an_interrupt_returns_what_stands():
     ("change", "words"),
     [({}, "exactly one"), ({"steps": 2, "seconds": 2.0}, "exactly one"), ({"steps": 0}, "integer >= 1"),
      ({"steps": 2, "rate": 0.0}, "rate"), ({"steps": 2, "scale": -1.0}, "scale"), ({"steps": 2, "memory": 1.0}, "memory"),
-     ({"seconds": float("inf")}, "seconds")],
+     ({"seconds": float("inf")}, "seconds"), ({"steps": 2, "scale": 0.0}, "a rate is fitted to the scale")],
 )  # fmt: skip
 def test_bad_recipes(change, words):
     with pytest.raises(TrainingError, match=words):

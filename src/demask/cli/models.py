@@ -162,9 +162,9 @@ def sparsify(
     ] = "best",
     seconds: Annotated[float | None, typer.Option("--seconds", help="Time to learn.  [default: 600]")] = None,
     steps: Annotated[int | None, typer.Option("--steps", callback=o.at_least(1), help="Instead: steps.")] = None,
-    rate: Annotated[float, typer.Option("--rate", help="Of the logits.")] = 50.0,
-    scale: Annotated[float, typer.Option("--scale", help="Logits of what is kept at first.")] = 10.0,
-    batch: Annotated[int, typer.Option("--batch", callback=o.at_least(1), help="Windows of a minibatch.")] = 32,
+    rate: Annotated[float | None, typer.Option("--rate", help="Of the logits.  [default: fitted to the noise]")] = None,
+    scale: Annotated[float, typer.Option("--scale", help="Logits of what is kept at first.")] = 3.0,
+    batch: Annotated[int, typer.Option("--batch", callback=o.at_least(1), help="Windows of a minibatch.")] = 8,
     samples: Annotated[int, typer.Option("--samples", callback=o.at_least(1), help="Windows to learn from.")] = 512,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="GLOB", help="Layers to take, such as 'blocks.0.*'.")

@@ -39,7 +39,7 @@ METHODS: Final = ("learned", *STARTS)
 BEST: Final = "best"  # the start of least loss on the windows learned from
 _CALIBRATION_KEY: Final = 3 << 40  # no training and no evaluation has it
 _HELD_OUT: Final = 256  # texts of a known language to evaluate on
-_ROUNDS: Final = 4  # masks per held-out window
+_ROUNDS: Final = 2  # masks per held-out window
 _LINE_EVERY: Final = 10.0  # seconds
 
 

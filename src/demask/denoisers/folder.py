@@ -58,8 +58,9 @@ def write(
     *,
     card: str,
     about: Mapping[str, Any],
+    beside: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write a model folder; each file whole or not at all, the weights last.
+    """Write a model folder; all files whole or none, the weights last.
 
     Parameters:
         folder: made if it does not exist.
@@ -67,6 +68,7 @@ def write(
         tokenizer: with as many tokens as the denoiser.
         card: the README.md, for humans.
         about: facts for programs, plain values.
+        beside: other files by name, which belong to these weights.
 
     Raises:
         CheckpointError: a tokenizer of another size.
@@ -78,10 +80,14 @@ def write(
     config = {"schema": SCHEMA, "shape": asdict(denoiser.network.shape), "about": dict(about)}
     if isinstance(denoiser, Permutation):
         config["network"] = "permutation"
-    files.write(folder / CONFIG, json.dumps(config, indent=1, allow_nan=False).encode() + b"\n")
-    tokenizer.save(folder / TOKENIZER)
-    files.write(folder / CARD, card.encode())
-    write_tensors(folder / WEIGHTS, denoiser.network.state_dict(), {"schema": SCHEMA})
+    contents = {
+        CONFIG: json.dumps(config, indent=1, allow_nan=False).encode() + b"\n",
+        TOKENIZER: tokenizer.source.encode(),
+        CARD: card.encode(),
+        **(beside or {}),
+        WEIGHTS: packed(denoiser.network.state_dict(), {"schema": SCHEMA}),
+    }
+    files.write_all({folder / name: content for name, content in contents.items()})
 
 
 def read(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Folder:
@@ -141,10 +147,15 @@ def fill(shape: Shape, tensors: Mapping[str, Tensor], name: str) -> Network:
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
     """Write tensors and facts into one safetensors file with a digest, whole or not at all."""
+    files.write(path, packed(tensors, facts))
+
+
+def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
+    """Return the bytes of a safetensors file of tensors and facts, with a digest."""
     from safetensors.torch import save
 
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    files.write(path, save(plain, {**facts, _DIGEST: _digest(plain)}))
+    return save(plain, {**facts, _DIGEST: _digest(plain)})
 
 
 def read_tensors(path: str | Path, schema: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -193,7 +193,7 @@ def write(
     card: str,
     about: Mapping[str, Any],
 ) -> None:
-    """Write an ordinary model folder whose weights are zero where they are not kept, and the masks beside it.
+    """Write an ordinary model folder whose weights are zero where they are not kept, and the masks beside it; all or none.
 
     Parameters:
         folder: made if it does not exist.
@@ -213,8 +213,8 @@ def write(
     layers = _named(network, masks)
     check(masks, pattern, layers)
     prune(layers, masks)
-    folders.write(folder, type(denoiser)(network), tokenizer, card=card, about=about)
-    folders.write_tensors(Path(folder) / MASKS, masks, {"schema": SCHEMA, "pattern": str(pattern)})
+    beside = {MASKS: folders.packed(masks, {"schema": SCHEMA, "pattern": str(pattern)})}
+    folders.write(folder, type(denoiser)(network), tokenizer, card=card, about=about, beside=beside)
 
 
 def read_masks(folder: str | Path, network: nn.Module) -> tuple[Pattern, dict[str, Tensor]]:

@@ -7,7 +7,7 @@ whole drawn mask was than the one begun with.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import isfinite
+from math import exp, isfinite, sqrt
 from typing import Final, Protocol
 
 import torch
@@ -25,6 +25,8 @@ from demask.training.subsets import gradient, top
 from demask.training.train import Status
 
 _CHUNK: Final = 1 << 16  # blocks that are moved at once
+_FIRST: Final = 8  # residuals that are seen before a rate is fitted to them
+_NOISE: Final = 0.25  # of the first distance of logits: what a fitted rate lets noise alone move them by
 STARTS: Final = ("wanda", "magnitude")
 
 
@@ -141,8 +143,8 @@ class SparsityRecipe:
         steps: minibatches, or None.
         seconds: to spend, or None; exactly one of the two.
         pattern: N:M.
-        rate: of the logits.
-        scale: logits of the weights kept at first; the others begin at 0.
+        rate: of the logits [50]; None: fitted to the noise, see `MaskLearner.rate`.
+        scale: logits of the weights kept at first; the others begin at 0 [10].
         memory: of the tracker, the running mean that is subtracted from residuals.
         key: of every random choice.
         save_every: seconds between calls of `keep`.
@@ -154,8 +156,8 @@ class SparsityRecipe:
     steps: int | None = None
     seconds: float | None = None
     pattern: Pattern = field(default_factory=Pattern)
-    rate: float = 50.0
-    scale: float = 10.0
+    rate: float | None = None
+    scale: float = 3.0
     memory: float = 0.99
     key: int = 0
     save_every: float = 60.0
@@ -173,6 +175,8 @@ class SparsityRecipe:
                 raise TrainingError(f"{name} = {value!r}; expected a finite number > 0")
         if not (isfinite(self.scale) and self.scale >= 0 and 0 <= self.memory < 1):
             raise TrainingError(f"scale {self.scale}, memory {self.memory}; expected scale >= 0 and 0 <= memory < 1")
+        if self.rate is None and self.scale == 0:
+            raise TrainingError("scale 0 and no rate; a rate is fitted to the scale: give scale=3, or rate=1")
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,7 @@ class Turn:
         loss: of the drawn masks on this minibatch.
         residual: the loss less that of the masks begun with.
         tracker: the running mean of residuals.
+        rate: of the logits in this step.
     """
 
     step: int
@@ -194,6 +199,7 @@ class Turn:
     loss: float
     residual: float
     tracker: float
+    rate: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,12 +218,15 @@ class MaskLearner:
     Parameters:
         start: the masks begun with, m_0.
         losses: of the network under `kept`; see `masked`.
-        recipe: every choice but how long.
+        recipe: every choice.
 
     Attributes:
         logits: one float32 per weight.
         kept: the masks now drawn, changed in place.
-        tracker: the running mean of residuals.
+        tracker: the running mean of the residuals of drawn masks so far, delta.
+        rate: what the last residual less the tracker was multiplied by. Fitted, it is the one at which noise alone, over
+            all T steps, moves a logit by a quarter of the scale s: 0.25 s / (sqrt(T exp(-s)) std r), and 0 in the first
+            few steps. A weight's score has a mean square of about exp(-s).
         steps: done.
 
     Cost: of memory, one float32 and one bool per weight.
@@ -227,7 +236,7 @@ class MaskLearner:
         self.losses, self.recipe = losses, recipe
         self.logits = {name: mask * recipe.scale for name, mask in start.items()}
         self.kept = {name: mask.clone() for name, mask in start.items()}
-        self.tracker = 0.0
+        self.tracker = self.rate = self._squares = 0.0
         self.steps = 0
         self._before: list[float] = []
 
@@ -235,28 +244,41 @@ class MaskLearner:
         """Take the losses of the masks begun with, once per minibatch; a TrainingError if one is not finite."""
         self._before = [self._finite(index) for index in range(len(self.losses))]
 
-    def step(self) -> tuple[float, float]:
-        """Take one step; return the loss of the masks that were drawn before it, and the residual.
+    def step(self, total: float) -> tuple[float, float]:
+        """Take one step of a learning that has `total`; return the loss of the masks that were drawn before it, and r.
 
-        r = f(m) - f(m_0),   delta <- a delta + (1 - a) r,   z <- z - rate (r - delta) d log P(m) / d z,   m drawn anew.
+        r = f(m) - f(m_0),   z <- z - rate (r - delta) d log P(m) / d z,   m drawn anew,   delta <- delta + w (r - delta),
+
+        with w = (1 - a) / (1 - a^t): the running mean, in which early residuals are not mixed with a zero. The first step
+        meets m_0 itself, moves nothing and is not counted in t.
         """
         index = self.steps % len(self.losses)
         loss = self._finite(index)
         residual = loss - self._before[index]
-        self.tracker = self.recipe.memory * self.tracker + (1 - self.recipe.memory) * residual
-        self.move(residual - self.tracker)
+        self.rate = self._fitted(total) if self.recipe.rate is None else self.recipe.rate
+        self.move(self.rate * (residual - self.tracker))
+        if self.steps:
+            share = (1 - self.recipe.memory) / (1 - self.recipe.memory**self.steps)
+            self.tracker += share * (residual - self.tracker)
+            self._squares += share * (residual**2 - self._squares)
         self.steps += 1
         return loss, residual
 
+    def _fitted(self, total: float) -> float:
+        variance = self._squares - self.tracker**2
+        if self.steps <= _FIRST or variance <= 0:
+            return 0.0
+        return _NOISE * self.recipe.scale / sqrt(max(total, 1.0) * exp(-self.recipe.scale) * variance)
+
     @torch.no_grad()
-    def move(self, worse: float) -> None:
-        """Make the drawn masks less likely by how much worse they were, and draw new ones."""
+    def move(self, size: float) -> None:
+        """Make the drawn masks less likely: move logits against the gradient by `size` of it, and draw new masks."""
         pattern = self.recipe.pattern
         for number, (name, kept) in enumerate(self.kept.items()):
             logits, chosen = pattern.blocks(self.logits[name]), pattern.blocks(kept)
             for first in range(0, len(logits), _CHUNK):
                 part = slice(first, min(first + _CHUNK, len(logits)))
-                logits[part].sub_(gradient(logits[part], chosen[part]), alpha=self.recipe.rate * worse)
+                logits[part].sub_(gradient(logits[part], chosen[part]), alpha=size)
                 names = torch.arange(part.start, part.stop, device=logits.device)
                 chance = Keyed.of(self.recipe.key, names).fork("weights", self.steps, number)
                 chosen[part] = draw_subsets(logits[part], pattern.kept, chance)
@@ -270,7 +292,7 @@ class MaskLearner:
         if not isfinite(loss):
             raise TrainingError(
                 f"the loss of minibatch {index} is {loss} at step {self.steps}; the masks of the steps before are kept: "
-                f"take those, or learn again at a lower rate (now {self.recipe.rate:g})"
+                f"take those, or learn again at a lower rate (now {self.rate:g})"
             )
         return loss
 
@@ -290,8 +312,9 @@ def learn_masks(
     the residual policy gradient with a tracker. Minibatches are taken in turn. In the end every block keeps its N largest
     logits. The weights are those from before when this returns or raises. Ctrl-C and SIGTERM end the step and return.
 
-    The estimate of the gradient is unbiased up to the tracker, which has seen the current residual with weight 1 - memory:
-    the mean is memory times the gradient, a matter of the rate.
+    The estimate of the gradient is unbiased, since the tracker has not seen the residual that it is subtracted from. Its
+    variance is that of the residual, to which all blocks add: a block is told right from wrong after about as many steps as
+    there are blocks. Fewer steps can only keep close to the masks begun with (a high scale, a low rate).
 
     Parameters:
         layers: from `linear_layers`; of any network whose losses are given.
@@ -324,10 +347,12 @@ def learn_masks(
             try:
                 with masked(layers, learner.kept):
                     while not stop.asked and progress < 1 and time.monotonic() - saved < recipe.save_every:
-                        loss, residual = learner.step()
+                        total = recipe.steps or learner.steps / max(progress, 1e-9)
+                        loss, residual = learner.step(total)
                         seconds = time.monotonic() - begun
                         progress = learner.steps / recipe.steps if recipe.steps else seconds / (recipe.seconds or 1.0)
-                        watch(Turn(learner.steps, min(1.0, progress), seconds, loss, residual, learner.tracker))
+                        done = min(1.0, progress)
+                        watch(Turn(learner.steps, done, seconds, loss, residual, learner.tracker, learner.rate))
             finally:
                 keep(learner.best())
     status = Status.FINISHED if progress >= 1 else Status.INTERRUPTED
