@@ -318,6 +318,17 @@ def doctor(
     run(folder, as_json=json)
 
 
+@app.command(name="list")
+def list_(
+    what: Annotated[str | None, typer.Argument(metavar="[KIND|NAME]", help="order, sampler, .., or a name.")] = None,
+    json: o.Json = False,
+) -> None:
+    """Show families of checkpoints, schedules, orders, verifiers, samplers and the rest, with law, cost and reference."""
+    from demask.cli.listing import run
+
+    run(what, as_json=json)
+
+
 @app.command()
 def batch(
     source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="A JSON string, or an object, per line.")],
