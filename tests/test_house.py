@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "demask"
 LAYERS = [
     "errors", "files", "tokenizer", "canvas", "curve", "contracts", "chance", "schedules", "orders", "verifiers", "loop",
     "collect", "samplers", "oracles", "denoisers", "policies", "information", "training", "recommend", "registry",
-    "generate", "batch", "testing", "plots", "panels", "report", "serve", "cli",
+    "generate", "batch", "testing", "plots", "panels", "report", "interop", "serve", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -1,0 +1,1 @@
+"""Other libraries: diffusers, transformers, lm-evaluation-harness; each imported only when used."""
