@@ -158,8 +158,7 @@ def main(*words: str) -> None:
             for strategy in strategies:
                 for setting in made:
                     setting.take(strategy, key)
-            print(f"round {key + 1} of {rounds}", file=sys.stderr, flush=True)
-    print(table(strategies, made))
+            print(f"\nAfter {key + 1} of {rounds} rounds\n\n{table(strategies, made)}", flush=True)
 
 
 def table(strategies: list[Strategy], made: list[Setting]) -> str:

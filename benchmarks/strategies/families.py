@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from math import log, sqrt
 from pydoc_data.topics import topics
@@ -78,9 +78,15 @@ def text() -> str:
 @cache
 def hidden(length: int) -> HMM:
     """Return the hidden Markov model of the text."""
+    fitted = _fitted()
+    return HMM(fitted.initial, fitted.transition, fitted.emission, length)
+
+
+@cache
+def _fitted() -> HMM:
     chain = oracles.fit(text(), length=1)
     assert chain.alphabet is not None
-    return fit_hidden(chain.alphabet.encode(text())[:200_000], chain.vocabulary, STATES, length)
+    return fit_hidden(chain.alphabet.encode(text())[:200_000], chain.vocabulary, STATES, 1)
 
 
 def pairs_of(oracle: Oracle) -> Tensor:
@@ -184,14 +190,14 @@ def distinct_pairs(texts: Sequence[str]) -> float:
     return len(set(pairs)) / max(1, len(pairs))
 
 
-def _known(oracle: Oracle) -> dict[str, Any]:
+def _known(oracle: Oracle, *, samples: int) -> dict[str, Any]:
     """Return what a specification may be filled in with."""
-    return {"length": oracle.length, "verifier": oracle, **_curve(oracle)}
+    return {"length": oracle.length, "verifier": oracle, **_curve(oracle, samples)}
 
 
 @cache
-def _curve(oracle: Oracle) -> dict[str, Any]:
-    curve = oracle.curve(samples=64)
+def _curve(oracle: Oracle, samples: int) -> dict[str, Any]:
+    curve = oracle.curve(samples=samples)
     curve = curve if curve.exact else curve.projected()
     return {"curve": curve, "tc": float(curve.tc), "dtc": float(curve.dtc)}
 
@@ -199,6 +205,7 @@ def _curve(oracle: Oracle) -> dict[str, Any]:
 def families(*, quick: bool) -> dict[str, Callable[[], Family]]:
     """Return how to make each family, by name."""
     less = 8 if quick else 1
+    known = partial(_known, samples=8 if quick else 64)  # of a hidden Markov model, whose curve takes the most time
     few = (lambda steps: steps[1:2]) if quick else (lambda steps: steps)
     texts = {"excess": ("bits per token above the truth", 0.0), "tv": ("TV of neighbouring letters", 0.0),
              "distinct": ("distinct 4-grams, truth = 1", 1.0)}  # fmt: skip
@@ -210,22 +217,22 @@ def families(*, quick: bool) -> dict[str, Callable[[], Family]]:
     def chain(n: int, rows: int, steps: tuple[int, ...]) -> Family:
         oracle = oracles.fit(text(), length=n, smoothing=SMOOTHING)
         title = f"Letters of English as a Markov chain, n = {n}"
-        return Family(f"chain{n}", title, few(steps), rows // less, [oracle], texts, judge_text, n, _known)
+        return Family(f"chain{n}", title, few(steps), rows // less, [oracle], texts, judge_text, n, known)
 
     def hmm(n: int, rows: int, steps: tuple[int, ...], limit: int) -> Family:
         title = f"Letters of English as a hidden Markov model of {STATES} states, n = {n}"
         made = few(steps) or steps
-        return Family(f"hmm{n}", title, made, rows // less, [hidden(n)], texts, judge_text, n, _known, limit=limit)
+        return Family(f"hmm{n}", title, made, rows // less, [hidden(n)], texts, judge_text, n, known, limit=limit)
 
     def lists() -> Family:
         tasks = [getattr(oracles, spec.split("(")[0])(int(spec[-2])) for spec in LISTS]
         title = f"Lists: mean over {', '.join(LISTS)}"
-        return Family("lists", title, few((2, 3, 4)), 512 // less, tasks, answers, judge_task, 6, _known)
+        return Family("lists", title, few((2, 3, 4)), 512 // less, tasks, answers, judge_task, 6, known)
 
     def latin() -> Family:
         tasks = [oracles.latin_square()]
         return Family(
-            "latin", "Latin squares, 4 x 4", few((2, 4, 8, 12)), 1024 // less, tasks, answers, judge_task, 16, _known
+            "latin", "Latin squares, 4 x 4", few((2, 4, 8, 12)), 1024 // less, tasks, answers, judge_task, 16, known
         )
 
     def notes() -> Family:

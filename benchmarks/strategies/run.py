@@ -1,6 +1,6 @@
 """Every strategy of the registry on laws whose truth is known, at equal cost.
 
-Run: python benchmarks/strategies/run.py [--quick] [FAMILY ...]; some 25 minutes on one core, --quick two or three.
+Run: python benchmarks/strategies/run.py [--quick] [FAMILY ...]; some 25 minutes on one core, --quick a quarter of that.
     python benchmarks/strategies/run.py --draw draws the pictures and tables again from the points.
     python benchmarks/strategies/run.py --again FAMILY 'SPEC' makes one point again, which is printed.
 

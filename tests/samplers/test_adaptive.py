@@ -13,7 +13,7 @@ from demask.information import law
 from demask.loop import sample
 from demask.oracles import Chain, Table
 from demask.orders import LeftToRight
-from demask.samplers import Adaptive, Parallel
+from demask.samplers import Adaptive, Ended, Parallel, VerifierPasses
 from demask.samplers.adaptive import agree
 from demask.schedules import Plan
 
@@ -171,3 +171,26 @@ def test_a_vocabulary_beyond_the_cache_is_compared_by_groups(monkeypatch):
             rates = law / law.gather(1, tokens[:, None]), own / own.gather(1, tokens[:, None])
             expected = 1 / torch.maximum(*rates).sum(1) / own.gather(1, tokens[:, None])[:, 0]
             assert torch.allclose(whole.double(), expected, rtol=1e-4)
+
+
+def test_passes_of_the_verifier_are_counted():
+    """Each step asks it once for the rows that drafted more than one token, and not at all at ratio 1."""
+    asked = []
+
+    class Watched(Table):
+        def along(self, canvas, where, ranks):
+            asked.append(len(where))
+            return super().along(canvas, where, ranks)
+
+    table = Table.random(5, 3, key=5, concentration=0.4)
+    verifier = Watched(table.sequences, table.logp, 3)
+    for sampler in (Adaptive(verifier, 0.3), Ended(Adaptive(verifier, 0.3), 0)):
+        asked.clear()
+        run = sample(table, sampler, Canvas.blank(30, 5), key=1, collect=[VerifierPasses()])
+        passes = run.collected["verifier"]
+        assert int(passes.sum()) == sum(asked) > 0
+        assert bool(((run.nfe - passes >= 0) & (run.nfe - passes <= 1)).all())  # a last token alone is not checked
+        assert bool((passes < run.nfe).any())
+    for sampler in (Adaptive(verifier, 1.0), Parallel(Plan((5,)), LeftToRight())):
+        run = sample(table, sampler, Canvas.blank(2, 5), key=1, collect=[VerifierPasses()])
+        assert int(run.collected["verifier"].sum()) == 0

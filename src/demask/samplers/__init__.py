@@ -1,6 +1,6 @@
 """Samplers: what the one loop turns."""
 
-from demask.samplers.adaptive import Adaptive
+from demask.samplers.adaptive import Adaptive, VerifierPasses
 from demask.samplers.beam import Beam, Logp
 from demask.samplers.credited import Credited
 from demask.samplers.ctmc import Absorbing, UniformState
@@ -57,6 +57,7 @@ __all__ = [
     "State",
     "Stopped",
     "UniformState",
+    "VerifierPasses",
     "draw",
     "inside",
     "largest",

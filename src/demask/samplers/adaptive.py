@@ -1,6 +1,7 @@
 """Adaptive parallel decoding: from the left, as many tokens at once as an autoregressive model would have drawn too."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,42 @@ from demask.contracts import Chance, Denoiser, Info, Law, Ranked, Step
 from demask.errors import DenoiserError, OrderError
 from demask.samplers.parallel import State
 from demask.samplers.speculative import tempered
+
+
+@dataclass(frozen=True)
+class Checked(Info):
+    """A step of which a verifier was asked.
+
+    Parameters:
+        passes: (B,) int64, its forward passes.
+    """
+
+    passes: Tensor
+
+
+@dataclass
+class VerifierPasses:
+    """Count the forward passes of the verifier of `Adaptive`, per row, (B,) int64; `Run.nfe` has those of the denoiser.
+
+    Example:
+        >>> from demask import Chain, sample
+        >>> chain = Chain.markov([0.6, 0.4], [[0.8, 0.2], [0.3, 0.7]], length=6)
+        >>> run = sample(chain, Adaptive(chain, 0.3), Canvas.blank(3, 6), key=0, collect=[VerifierPasses()])
+        >>> run.nfe.tolist(), run.collected["verifier"].tolist()
+        ([1, 1, 3], [1, 1, 3])
+    """
+
+    name: ClassVar[str] = "verifier"
+    _sum: Tensor | None = field(default=None, repr=False)
+
+    def see(self, info: Info) -> None:
+        """Add the passes of the step, where there were any."""
+        if isinstance(info, Checked):
+            self._sum = info.passes if self._sum is None else self._sum + info.passes
+
+    def result(self) -> Tensor:
+        """Return the sums."""
+        return torch.zeros(0, dtype=torch.int64) if self._sum is None else self._sum
 
 
 @dataclass(frozen=True)
@@ -31,7 +68,8 @@ class Adaptive:
     Law: TILTED: the first token of a step has the law p_i, those behind it are kept where the two agree. FACTORISED at
         ratio 1, where everything is kept; EXACT with ahead = 1, a token per step.
     Cost: one NFE and one pass of the verifier per step, over all positions up to the last drafted one; with `ahead`, the
-        denoiser's pass is as short, but for tokens given behind. O(M V).
+        denoiser's pass is as short, but for tokens given behind. O(M V). The verifier is not asked about a single
+        drafted token, and never at ratio 1; `VerifierPasses` counts its passes.
 
     Parameters:
         verifier: answers along an order from the left: `denoisers.Causal`, an oracle, `denoisers.Permutation`. Its
@@ -89,12 +127,13 @@ class Adaptive:
         tokens, draft = step.draft(chosen), step.marginals(chosen)
         kept = chosen
         checked = chosen & (place > 1)
-        if self.ratio < 1 and bool(checked.any()):
+        passes = checked.any(1).long() * (self.ratio < 1)
+        if bool(passes.any()):
             agreed = chance.fork("agree").bernoulli(checked, self._agreement(canvas, tokens, chosen, checked, draft))
             broken = (checked & ~agreed).cumsum(1) > 0
             kept = chosen & ~broken
         canvas = canvas.unmask(kept, tokens)
-        return State(canvas, state.start, state.origin), Info(step, kept, canvas)
+        return State(canvas, state.start, state.origin), Checked(step, kept, canvas, passes)
 
     def done(self, state: State) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
