@@ -14,7 +14,7 @@ $(VENV)/.demo: $(INPUTS)
 
 $(VENV)/.dev: $(INPUTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,checkpoints,serve,federated,recommend,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,checkpoints,diffusers,lm-eval,serve,federated,recommend,dev]'
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
@@ -24,7 +24,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 $(VENV)/.all: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,checkpoints,serve,federated,recommend,ray,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,checkpoints,diffusers,lm-eval,serve,federated,recommend,ray,dev]'
 	touch $@
 
 test-all: $(VENV)/.all

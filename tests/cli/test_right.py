@@ -79,3 +79,15 @@ def test_texts_without_a_language_cannot_be_checked(tmp_path):
 
 def test_texts_and_key_belong_to_a_model(refused):
     assert "for --model" in refused("compare", "--oracle", "latin_square", "--texts", "4")
+
+
+def test_order_and_temperature_are_those_asked_for(model, demask, as_json):
+    asked = ("--order", "Noisy(Entropy(), 0.5)", "--temperature", 0.7)
+    found = as_json(*ARGUMENTS, "--model", model, *asked)
+    assert (found["order"], found["temperature"]) == ("Noisy(Entropy(), 0.5)", 0.7)
+    assert {row["order"] for row in found["rows"]} == {"Noisy(Entropy(), 0.5)"}
+    assert "Noisy(Entropy(), 0.5), temperature 0.7" in demask(*ARGUMENTS, "--model", model, *asked).stdout
+    for wrong, words in ((("--order", "Sideways"), "Sideways"), (("--temperature", -1), "temperature of -1")):
+        refused = demask(*ARGUMENTS, "--model", model, *wrong, code=2)
+        assert words in refused.stderr
+    assert "--order" in demask("compare", "--oracle", "parity", "--order", "Random()", code=2).stderr

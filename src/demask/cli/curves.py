@@ -105,6 +105,12 @@ def compare(
     texts: Annotated[
         int | None, typer.Option("--texts", callback=o.at_least(1), help="With --model: texts each.  [default: 64]")
     ] = None,
+    order: Annotated[
+        str | None, typer.Option("--order", metavar="SPEC", help="With --model: in place of the model's own.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="With --model: in place of the model's own; 0 is the mode.")
+    ] = None,
     continuous: Annotated[
         bool,
         typer.Option(
@@ -144,8 +150,8 @@ def compare(
     at the same intrinsic dimension, with coefficients that adapt to it and with others.
     """
     if continuous:
-        own = (text, length, schedules, model, texts, unit, markov, smoothing)
-        if own != (None, None, None, None, None, o.Unit.characters, o.MARKOV, o.SMOOTHING):
+        own = (text, length, schedules, model, texts, order, temperature, unit, markov, smoothing)
+        if own != (*[None] * 7, o.Unit.characters, o.MARKOV, o.SMOOTHING):
             raise SpecError(
                 "--continuous is about points, not tokens; leave out what describes texts, schedules and models"
             )
@@ -166,13 +172,14 @@ def compare(
         with working("loading"):
             from demask.cli import right
         right.run(
-            model, steps=steps, schedules=schedules, texts=texts or right.TEXTS, key=key or 0, as_json=json,
-            csv_file=csv, plot=plot,
+            model, steps=steps, schedules=schedules, order=order, temperature=temperature, texts=texts or right.TEXTS,
+            key=key or 0, as_json=json, csv_file=csv, plot=plot,
         )  # fmt: skip
         return
-    if texts is not None or key is not None:
+    if (texts, order, temperature, key) != (None, None, None, None):
         raise SpecError(
-            "--texts and --key are for --model, --key also for --continuous; a known distribution draws nothing"
+            "--texts, --order, --temperature and --key are for --model, --key also for --continuous; a known distribution "
+            "draws nothing, and its path KL is that of random positions"
         )
     with working("loading"):
         from demask.cli.compare import run

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Final
@@ -54,6 +55,8 @@ def run(
     *,
     steps: str,
     schedules: str | None,
+    order: str | None = None,
+    temperature: float | None = None,
     texts: int,
     key: int,
     as_json: bool,
@@ -71,18 +74,22 @@ def run(
     known = [spec for spec in SPECS if spec != "optimal" or loaded.curve is not None]
     specs = known if schedules is None else parse_specs(schedules)
     cases: list[tuple[str, int | None]] = [("uniform", None), *((spec, k) for k in counts for spec in specs)]
-    rows = [row for case in progress(cases, "generating") for row in measured(loaded, [case], texts=texts, key=key)]
+    recipe = loaded.recipe.changed({"order": order, "temperature": temperature})  # refused before anything is generated
+    recipe.open(loaded.curve)
+    measure = partial(measured, loaded, order=order, temperature=temperature, texts=texts, key=key)
+    rows = [row for case in progress(cases, "generating") for row in measure([case])]
     if csv_file is not None:
         files.write(csv_file, _as_csv(rows).encode())
     if plot is not None:
         with working("drawing"):
             plots.save(plots.right([asdict(row) for row in rows]), plot)
     if as_json:
-        say_json({"model": model, "texts": texts, "key": key, "rows": [asdict(row) for row in rows]})
+        shaped = {"order": str(recipe.order), "temperature": recipe.temperature}
+        say_json({"model": model, "texts": texts, "key": key, **shaped, "rows": [asdict(row) for row in rows]})
         return
     screen = console()
     screen.print(
-        f"{model}: {texts} texts each, key {key}, {loaded.recipe.order}, temperature {loaded.recipe.temperature:g}; "
+        f"{model}: {texts} texts each, key {key}, {recipe.order}, temperature {recipe.temperature:g}; "
         "right: all constraints of the language hold",
         soft_wrap=True, markup=False,
     )  # fmt: skip

@@ -1,9 +1,8 @@
 """A model and its tokenizer: generate, fill, stream, score."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import log
 from typing import Any, Final, Unpack, overload
 
 import torch
@@ -16,33 +15,12 @@ from demask.generate.conversation import Messages, written
 from demask.generate.job import Job, Row, ending
 from demask.generate.recipe import Recipe, Settings
 from demask.generate.result import Call, Frame, Result
+from demask.generate.score import Score, behind, nelbo
 from demask.generate.template import Layout, Template, Tokens
-from demask.information.measure import measure
 from demask.information.measurement import Measurement
 from demask.samplers import Ended, inside
 
 _MOST: Final = 1 << 31  # prompts and samples that have names
-
-
-@dataclass(frozen=True)
-class Score:
-    """How probable a model finds a text: an upper bound on -log p(text), the mean over random orders.
-
-    Parameters:
-        nelbo: nats, with the standard error of the orders drawn.
-        tokens: that were scored, end tokens among them.
-        bytes: of the text in UTF-8.
-    """
-
-    nelbo: Estimate
-    tokens: int
-    bytes: int
-
-    @property
-    def bits_per_byte(self) -> Estimate:
-        """The same in bits per byte of the text."""
-        scale = 1 / (log(2) * self.bytes)
-        return Estimate(self.nelbo * scale, self.nelbo.error * scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,42 +289,62 @@ class Model:
             return filled
         raise GenerateError(f"the method {call.method!r}; expected 'generate' or 'fill'")
 
-    def score(self, text: str, *, ends: bool = True, passes: int = 512, key: int = 0, batch: int = 32) -> Score:
-        """Return the NELBO of a text, an upper bound on -log p(text), with its interval over random orders.
+    def score(
+        self, text: str, *, given: str = "", ends: bool = True, passes: int = 512, key: int = 0, batch: int = 32
+    ) -> Score:
+        """Return the NELBO of a text, an upper bound on -log p(text | given), with its interval over random masks.
 
         Parameters:
             text: to be scored.
+            given: what stands before it. Where its last token would be another one with the text behind it, that one is
+                scored too.
             ends: whether the text ends here, so that the end tokens behind it count too; else what follows is unknown.
-            passes: forward passes to spend.
-            key: of the orders.
+            passes: forward passes to spend at most; up to log2(passes) tokens are scored exactly.
+            key: of the masks.
             batch: rows at a time.
 
         Raises:
-            GenerateError: an empty text, one longer than the context, or a model whose blocks do not see later ones.
-            CurveError: too few passes for an interval.
+            GenerateError: an empty text, one longer than the context, too few passes for an interval.
 
         Example:
+            >>> from math import log
             >>> from demask.oracles import Chain
             >>> from demask.tokenizer import Tokenizer
             >>> model = Model(Chain.markov([0.5, 0.5, 0.0], [[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0]], length=6),
             ...               Tokenizer.words(["tick", "tock"]), context=6, window=6)
             >>> low, high = model.score("tick tock").nelbo.interval()
-            >>> low <= 3 * log(2) <= high  # 1/2 to begin, 1/2 to go on, 1/2 to end
+            >>> low <= 3 * log(2) + 1e-6 and 3 * log(2) - 1e-6 <= high  # 1/2 to begin, 1/2 to go on, 1/2 to end
             True
         """
-        if self.recipe.over == "row":
-            raise GenerateError(
-                "this model generates block after block, and random orders over the whole text are not its law; "
-                "score it by a denoiser of your own"
-            )
-        tokens = self.tokenizer.encode(text)
-        if not tokens:
+        tokens, shown = behind(self.tokenizer, given, text)
+        if not text or shown == len(tokens):
             raise GenerateError("an empty text; expected one or more tokens to score")
-        tokens += [self.tokenizer.end] * (ending(len(tokens), self._filled) if ends else 0)
-        self._fits(len(tokens))
-        data = torch.tensor([tokens], device=self._device).expand(max(2, passes), -1)
-        nelbo = measure(self._asked(ends=ends), data, passes=passes, key=key, batch=batch, ends=0).nelbo
-        return Score(nelbo, len(tokens), len(text.encode()))
+        bound = self.nelbo(tokens, shown, ends=ends, passes=passes, key=key, batch=batch)
+        return Score(bound, len(tokens) - shown + (self._ending(len(tokens)) if ends else 0), len(text.encode()))
+
+    def nelbo(
+        self,
+        tokens: Sequence[int],
+        given: int = 0,
+        *,
+        ends: bool = False,
+        passes: int = 512,
+        key: int = 0,
+        batch: int = 32,
+    ) -> Estimate:
+        """Return the NELBO of tokens[given:], given those before: what `score` says of texts.
+
+        Parameters, Raises: those of `score`.
+        """
+        row = [*tokens, *[self.tokenizer.end] * (self._ending(len(tokens)) if ends else 0)]
+        self._fits(len(row))
+        block = self.recipe.block if self.recipe.over == "row" else None
+        data = torch.tensor(row, device=self._device)
+        return nelbo(self._asked(ends=ends), data, given, block=block, passes=passes, key=key, batch=batch)
+
+    def _ending(self, length: int) -> int:
+        """Return how many end tokens stand behind a text that ends after so many tokens."""
+        return ending(length, self._filled)
 
     @cached_property
     def _device(self) -> torch.device:

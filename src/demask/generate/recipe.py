@@ -204,8 +204,8 @@ class Recipe:
             if self.steps is not None:
                 raise GenerateError(f"steps={self.steps} and the schedule {self.schedule!r}, which has its own")
             return self.schedule
-        two, three = (build(self.schedule, "schedule", steps=steps) for steps in (2, 3))
-        if repr(two) == repr(three):
+        two = build(self.schedule, "schedule", steps=2)
+        if says_steps(self.schedule):
             if self.steps is not None:
                 raise GenerateError(
                     f"steps={self.steps} and schedule={self.schedule!r}, which says its steps itself: give one of them"
@@ -224,6 +224,32 @@ class Recipe:
                 "which have none; write steps=16, or measure it and keep curve.json in its folder"
             )
         return Paced(family, self.pace)
+
+
+def in_steps(schedule: str | Schedule, order: str | Order, steps: int) -> Parallel:
+    """Return the sampler of a schedule, in so many steps unless it says its steps itself, and an order.
+
+    Example:
+        >>> in_steps("minimax", "Random()", 8), in_steps("uniform(steps=4)", "Entropy", 8)
+        (Parallel(minimax(steps=8), Random()), Parallel(uniform(steps=4), Entropy()))
+    """
+    given: Settings = {} if says_steps(schedule) else {"steps": steps}
+    sampler = Recipe(schedule=schedule, order=order).changed(given).open()
+    assert isinstance(sampler, Parallel)
+    return sampler
+
+
+def says_steps(schedule: str | Schedule) -> bool:
+    """Return whether a schedule, or its specification, says itself how many steps it takes.
+
+    Example:
+        >>> says_steps("uniform(steps=8)"), says_steps("Unlimited"), says_steps("uniform")
+        (True, True, False)
+    """
+    if not isinstance(schedule, str):
+        return True
+    two, three = (build(schedule, "schedule", steps=steps) for steps in (2, 3))
+    return repr(two) == repr(three)
 
 
 def _texts(stop: Any) -> tuple[str, ...]:
