@@ -161,6 +161,7 @@ def test_keys_a_full_queue_and_the_end(model):
             ]
             assert 429 in codes
             assert 200 in codes
+            wait_until(lambda: not server.engine.active)  # an answered row leaves a moment later
             late = pool.submit(server.http.post, "/v1/completions", json=ask)
             wait_until(lambda: server.engine.active)
             server.server.handle_exit(15, None)
