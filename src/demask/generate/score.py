@@ -104,7 +104,8 @@ def _block(denoiser: Denoiser, tokens: Tensor, scored: Tensor, passes: int, key:
 
 def _losses(denoiser: Denoiser, tokens: Tensor, masks: Tensor, batch: int) -> Iterator[Tensor]:
     """Return the mean loss of the masked tokens of every row, nats, (batch,) at a time."""
-    for masked in masks.split(batch):
+    for start in range(0, len(masks), batch):
+        masked = masks[start : start + batch]
         truth = tokens.expand(len(masked), -1)
         answer = denoiser(Canvas(truth.masked_fill(masked, 0), masked), masked)
         yield answer.spread(-answer.logp(truth[masked])).sum(1) / masked.sum(1)

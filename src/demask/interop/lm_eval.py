@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from lm_eval.api.model import LM
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from demask.errors import DemaskError, GenerateError
 from demask.generate import Template, load
+from demask.generate.recipe import Settings
 from demask.generate.score import behind
 
 _LOG: Final = logging.getLogger("demask")
@@ -72,14 +73,12 @@ class Demask(LM):  # type: ignore[misc]
         if isinstance(batch_size, str) and not batch_size.isdigit():
             raise GenerateError(f"batch_size = {batch_size!r}; expected a number of rows, such as batch_size=16")
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-            _LOG.warning(
-                "device = %r, which the harness says by default, but torch sees no GPU; computing on the CPU", device
-            )
+            _LOG.warning("device = %r, the harness's default, but torch sees no GPU; computing on the CPU", device)
             device = None
         given = {name: settings.pop(name) for name in _LOADING if name in settings}
         precision = None if dtype is None else _dtype(dtype)
         self.model = load(model, device=device, dtype=precision, **given)
-        self.model.recipe.changed(settings)  # refuses what nobody knows
+        self.model.recipe.changed(cast(Settings, settings))  # refuses what nobody knows
         self.settings = settings
         self.batch, self.passes, self.key, self.greedy = int(batch_size or 16), passes, key, greedy
         self.most = max_gen_toks
@@ -155,7 +154,7 @@ class Demask(LM):  # type: ignore[misc]
         decode = self.model.tokenizer.decode
         template = Template((decode(tokens[:given]), len(tokens) - given))
         found = self.model.fill(template, key=self.key, **{**self.settings, "temperature": 0.0})
-        return found.gaps[0].strip() == decode(tokens[given:]).strip()
+        return bool(found.gaps[0].strip() == decode(tokens[given:]).strip())
 
     def _rolling(self, text: str) -> float:
         tokens, width = self.model.tokenizer.encode(text), self.model.context
@@ -180,7 +179,7 @@ class Demask(LM):  # type: ignore[misc]
         if not sampled:
             named["temperature"] = 0.0
         settings = {**self.settings, **named, **({"stop": stops} if stops else {})}
-        self.model.recipe.changed(settings)  # type: ignore[arg-type]
+        self.model.recipe.changed(cast(Settings, settings))
         return int(new), settings
 
     def _shortened(self, text: str, new: int) -> str:
