@@ -91,8 +91,8 @@ def test_refusals(clock, monkeypatch):
         clock(batch_size="auto")
     with pytest.raises(GenerateError, match="dtype = 'float99'"):
         clock(dtype="float99")
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: clock(passses=3))
     with pytest.raises(SystemExit, match="error: no setting is called 'passses'"):
-        monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: clock(passses=3))
         lm_eval.main()
     with pytest.raises(GenerateError, match="no chat template"):
         clock().apply_chat_template([{"role": "user", "content": "tick"}])
