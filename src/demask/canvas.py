@@ -7,7 +7,7 @@ was asked for, one packed row of logits per asked position; every reduction is c
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import e, isfinite, log2
+from math import isfinite
 from typing import Final
 
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor
 from demask.errors import CanvasError
 
 ABSENT: Final = -1  # the token of a visible position that does not exist
-_LOG2_E: Final = log2(e)
 _CHUNK: Final = 1 << 20  # numbers handled at once on a CPU, so that temporaries stay in the cache
+_NEAR: Final = 1 << 17  # the same where two buffers are read again at once
+_BELOW_ONE: Final = 1 - 2.0**-52  # a float64 times this is less than it was, whatever the rounding
+Scratch = tuple[Tensor, Tensor] | tuple[None, None]
 _SINGLE_LEVEL: Final = 2048  # below this vocabulary one cumulative sum finds a token
 
 
@@ -124,31 +126,30 @@ class Marginals:
         return self.logits.shape[-1]
 
     @cached_property
-    def _peak_and_mass(self) -> tuple[Tensor, Tensor]:
+    def _top_and_mass(self) -> tuple[Tensor, ...]:
         """Largest logit, and the sum of exp(logit - largest), in one pass over the logits."""
 
-        def reduce(chunk: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
-            top, powers = _powers(chunk, 1.0, scratch)
-            return top, powers.sum(-1)
+        def reduce(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
+            top = chunk.amax(-1, keepdim=True)
+            return top[:, 0], _powers(chunk, top, 1.0, scratch).sum(-1)
 
-        top, mass = _by_chunk(self.logits, reduce)
-        return top, mass
+        return _by_chunk(self.logits, reduce)
 
     @property
     def peak(self) -> Tensor:
         """Log-probability of the mode, (M,), nats."""
-        return -self._peak_and_mass[1].log()
+        return -self._top_and_mass[1].log()
 
     @property
     def logsumexp(self) -> Tensor:
         """Log of the normaliser of every row, (M,)."""
-        top, mass = self._peak_and_mass
+        top, mass = self._top_and_mass
         return top + mass.log()
 
     @property
     def proper(self) -> bool:
         """Whether every row is a distribution: no nan, no +inf, not all -inf. One small copy to the host."""
-        return isfinite(float(self._peak_and_mass[1].sum()))  # a mass is in [1, V], or nan
+        return isfinite(float(self._top_and_mass[1].sum()))  # a mass is in [1, V], or nan
 
     @cached_property
     def mode(self) -> Tensor:
@@ -159,16 +160,17 @@ class Marginals:
     def entropy(self) -> Tensor:
         """Entropy of every row, (M,), nats."""
 
-        def reduce(chunk: Tensor, scratch: Tensor) -> tuple[Tensor]:
-            top, powers = _powers(chunk, 1.0, scratch)
+        def reduce(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
+            top = chunk.amax(-1, keepdim=True)
+            below = torch.sub(chunk, top, out=scratch[0])
+            powers = torch.exp(below, out=scratch[1])
             mass = powers.sum(-1)
-            floor = (
-                -800.0 if chunk.dtype == torch.float64 else -120.0
-            )  # below it powers are 0, and 0 * -inf would be nan
-            mean = powers.mul_((chunk - top[:, None]).clamp_(min=floor)).sum(-1) / mass
-            return (mass.log() - mean,)
+            floor = -800.0 if below.dtype == torch.float64 else -120.0  # below it powers are 0, and 0 * -inf would be nan
+            return top[:, 0], mass, mass.log() - powers.mul_(below.clamp_(min=floor)).sum(-1) / mass
 
-        return _by_chunk(self.logits, reduce)[0]
+        *known, entropy = _by_chunk(self.logits, reduce)
+        self.__dict__["_top_and_mass"] = tuple(known)  # the same numbers, found on the way
+        return entropy
 
     @cached_property
     def margin(self) -> Tensor:
@@ -193,10 +195,10 @@ class Marginals:
         if not len(self.logits):
             return torch.zeros(0, dtype=torch.int64, device=self.logits.device)
 
-        def reduce(chunk: Tensor, scratch: Tensor, level: Tensor) -> tuple[Tensor]:
-            return (_invert(_powers(chunk, self.temperature, scratch)[1], level),)
+        def reduce(chunk: Tensor, scratch: Scratch, level: Tensor) -> tuple[Tensor]:
+            return (_invert(_powers(chunk, chunk.amax(-1, keepdim=True), self.temperature, scratch), level),)
 
-        return _by_chunk(self.logits, reduce, uniform)[0]
+        return _by_chunk(self.logits, reduce, uniform.clamp(max=_BELOW_ONE), numbers=_CHUNK)[0]
 
     def only(self, where: Tensor) -> "Marginals":
         """Keep the positions `where` (B, N), a subset of those asked; what was already reduced is kept with them.
@@ -220,7 +222,7 @@ class Marginals:
 
     def _kept(self, where: Tensor, index: Tensor | slice) -> "Marginals":
         kept = Marginals(where, self.logits[index], self.temperature, self.passes)
-        for name in ("_peak_and_mass", "mode", "entropy", "margin"):
+        for name in ("_top_and_mass", "mode", "entropy", "margin"):
             if name in self.__dict__:
                 value = self.__dict__[name]
                 kept.__dict__[name] = tuple(v[index] for v in value) if isinstance(value, tuple) else value[index]
@@ -229,8 +231,7 @@ class Marginals:
     def spread(self, values: Tensor, *, fill: float | int = 0) -> Tensor:
         """Lay (M,) values out on the canvas: (B, N), `fill` elsewhere."""
         out = torch.full(self.where.shape, fill, dtype=values.dtype, device=values.device)
-        out[self.where] = values
-        return out
+        return out.masked_scatter_(self.where, values)
 
     def tempered(self, temperature: float) -> "Marginals":
         """Draw at `temperature` times the present one."""
@@ -251,35 +252,34 @@ def _invert(weights: Tensor, level: Tensor) -> Tensor:
     """Return the first index at which the running share of `weights` (M, V) exceeds `level` (M,): the inverse CDF."""
     width = weights.shape[-1]
     if width <= _SINGLE_LEVEL:
-        return _search(weights, level * weights.sum(-1, dtype=torch.float64))
+        total = weights.cumsum(-1, dtype=torch.float64)
+        return _search(total, level * total[:, -1])
     stretch = 1 << (width.bit_length() // 2)
-    pad = -width % stretch
-    tiled = torch.nn.functional.pad(weights, (0, pad)).view(len(weights), -1, stretch)
-    masses = tiled.sum(-1)
-    level = level * masses.sum(-1, dtype=torch.float64)
-    tile = _search(masses, level)
-    before = masses.cumsum(-1, dtype=torch.float64).gather(-1, tile[:, None])[:, 0]
-    rows = torch.arange(len(weights), device=weights.device)
-    within = (level - before + masses[rows, tile]).clamp_(min=0.0)
-    return tile * stretch + _search(tiled[rows, tile], within)
+    whole = width - width % stretch
+    masses = weights[:, :whole].view(len(weights), -1, stretch).sum(-1)
+    total = torch.cat((masses, weights[:, whole:].sum(-1, keepdim=True)), 1).cumsum(-1, dtype=torch.float64)
+    level = level * total[:, -1]
+    tile = _search(total, level)[:, None]
+    places = tile * stretch + torch.arange(stretch, device=weights.device)
+    inside = weights.gather(1, places.clamp(max=width - 1)).masked_fill_(places >= width, 0.0)
+    within = inside.cumsum(-1, dtype=torch.float64)
+    left = level - torch.where(tile > 0, total.gather(1, (tile - 1).clamp_(min=0)), 0.0)[:, 0]
+    left = torch.minimum(left, within[:, -1] * _BELOW_ONE)  # the tile's own sum may be rounded to less
+    return tile[:, 0] * stretch + _search(within, left)
 
 
-def _search(weights: Tensor, level: Tensor) -> Tensor:
-    """Return the first index whose cumulative weight exceeds `level`, >= 0, never one of weight 0."""
-    total = weights.cumsum(-1, dtype=torch.float64)
-    index = torch.searchsorted(total, level[:, None], right=True)[:, 0]
-    last = (total < total[:, -1:]).sum(-1)  # the last index of positive weight, where rounding may have to end
-    return torch.minimum(index, last)
+def _search(total: Tensor, level: Tensor) -> Tensor:
+    """Return the first index whose running sum exceeds `level` (M,), which is >= 0 and less than the last sum.
 
-
-def _powers(chunk: Tensor, temperature: float, scratch: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest logit of every row, and exp((logit - largest) / temperature), written to `scratch`.
-
-    exp2 costs half of exp on most CPUs, and the scaling is fused with the subtraction.
+    Its weight is never 0, since there the sum does not grow.
     """
-    top, scale = chunk.amax(-1, keepdim=True), _LOG2_E / temperature
-    powers = torch.add(top * -scale, chunk, alpha=scale, out=scratch)
-    return top[:, 0], powers.exp2_()
+    return torch.searchsorted(total, level[:, None], right=True)[:, 0]
+
+
+def _powers(chunk: Tensor, top: Tensor, temperature: float, scratch: Scratch) -> Tensor:
+    """Return exp((logit - largest) / temperature), written to `scratch`."""
+    powers = torch.sub(chunk, top, out=scratch[0])
+    return (powers if temperature == 1 else powers.mul_(1 / temperature)).exp_()
 
 
 def by_group(function: Callable[..., Tensor], *parts: Tensor) -> Tensor:
@@ -302,20 +302,22 @@ def by_group(function: Callable[..., Tensor], *parts: Tensor) -> Tensor:
     return out
 
 
-def _by_chunk(logits: Tensor, reduce: Callable[..., tuple[Tensor, ...]], *extra: Tensor) -> tuple[Tensor, ...]:
-    """Apply a row-wise reduction to cache-sized groups of rows, sharing one scratch buffer, and join the answers."""
+def _by_chunk(
+    logits: Tensor, reduce: Callable[..., tuple[Tensor, ...]], *extra: Tensor, numbers: int = _NEAR
+) -> tuple[Tensor, ...]:
+    """Apply a row-wise reduction to groups of so many `numbers` that stay in a CPU's cache, and join the answers.
+
+    The groups share two buffers, since memory that is new to a process costs more than the arithmetic in it.
+    """
     rows, width = logits.shape
-    size = max(1, rows if logits.device.type != "cpu" else min(rows, _CHUNK // max(1, width)))
+    size = rows if logits.device.type != "cpu" else max(1, numbers // max(1, width))
     dtype = torch.float32 if logits.dtype in (torch.float16, torch.bfloat16) else logits.dtype
-    scratch = torch.empty(size, width, dtype=dtype, device=logits.device)
-    if size >= rows:
-        return reduce(logits.to(dtype), scratch[:rows], *extra)
-    parts = [
-        reduce(
-            logits[start : start + size].to(dtype),
-            scratch[: rows - start],
-            *(x[start : start + size] for x in extra),
-        )
-        for start in range(0, rows, size)
-    ]
+    if rows <= size:
+        return reduce(logits.to(dtype), (None, None), *extra)
+    one, two = torch.empty(2, size, width, dtype=dtype)
+    parts = []
+    for start in range(0, rows, size):
+        part = slice(start, start + size)
+        left = rows - start
+        parts.append(reduce(logits[part].to(dtype), (one[:left], two[:left]), *(x[part] for x in extra)))
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))

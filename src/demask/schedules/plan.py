@@ -5,6 +5,7 @@ tokens are unmasked. Only the count matters, so a rejected token delays a bounda
 """
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -246,8 +247,8 @@ class Plan(Sizes):
 
     def boundary(self, done: Ints, chance: Chance) -> Ints:
         """Return the next boundary; nothing is random."""
-        ends = np.asarray(self.boundaries, dtype=np.int64)
-        return ends[np.minimum(np.searchsorted(ends, done, side="right"), len(ends) - 1)]
+        ends, last = self.boundaries, len(self.boundaries) - 1
+        return np.array([ends[min(bisect_right(ends, begin), last)] for begin in done.tolist()], dtype=np.int64)
 
     def mixture(self) -> list[tuple[float, "Plan"]]:
         """Return the plan itself, with probability 1."""
@@ -378,15 +379,16 @@ def _highest(left: Floats, right: Floats) -> float:
 
 def _count(step: Step, plan: Callable[[int], Sizes]) -> Tensor:
     """Bring every row to the next boundary of the plan for its own number of positions."""
-    done, total = (np.asarray(x, dtype=np.int64) for x in step.progress)
-    chance, unfinished = origin(step.origin), done < total
-    lengths = sorted(set(total[unfinished].tolist()))
-    if len(lengths) == 1 and unfinished.all():
-        out = plan(lengths[0]).boundary(done, chance) - done
+    progress, chance = step.progress, origin(step.origin)
+    done = np.array(progress[0], dtype=np.int64)
+    open_rows = [row for row, (some, all_) in enumerate(zip(*progress, strict=True)) if some < all_]
+    lengths = {progress[1][row] for row in open_rows}
+    if len(lengths) == 1 and len(open_rows) == len(done):
+        out = plan(lengths.pop()).boundary(done, chance) - done
     else:
-        out = np.zeros(len(done), dtype=np.int64)
-        for length in lengths:
-            rows = np.flatnonzero(unfinished & (total == length))
+        out = np.zeros_like(done)
+        for length in sorted(lengths):
+            rows = np.array([row for row in open_rows if progress[1][row] == length])
             some = chance.rows(torch.from_numpy(rows).to(step.canvas.device))
             out[rows] = plan(length).boundary(done[rows], some) - done[rows]
     return torch.from_numpy(out).to(step.canvas.device)

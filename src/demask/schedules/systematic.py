@@ -1,10 +1,13 @@
 """Random sizes from inclusion probabilities, drawn systematically."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import floor
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from demask.chance import Keyed
 from demask.contracts import Chance
@@ -80,14 +83,14 @@ class Systematic(Sizes):
 
     def boundary(self, done: Ints, chance: Chance) -> Ints:
         """Return the next boundary."""
-        level = chance.level(torch.from_numpy(self._breaks)).cpu().numpy()
-        c = self._cumulated
-        turn = np.floor(c[done] + level) + 1  # boundary number k lies where C first reaches k - U, the last one at n
-        end: Ints = np.searchsorted(c, turn - level)
-        while (stuck := end <= done).any():  # a boundary at `done` itself, by rounding
-            turn = turn + stuck
-            end = np.searchsorted(c, turn - level)
-        return end
+        ends, level = self._ends, chance.level(self._breaks).tolist()
+        out = []
+        for begin, u in zip(done.tolist(), level, strict=True):  # few rows: calls of numpy would cost more than this
+            turn = floor(ends[begin] + u) + 1  # boundary number k lies where C first reaches k - U, the last one at n
+            while (end := bisect_left(ends, turn - u)) <= begin:  # a boundary at `begin` itself, by rounding
+                turn += 1
+            out.append(end)
+        return np.array(out, dtype=np.int64)
 
     def draw(self, rows: int, *, key: int) -> list[Plan]:
         """Draw the sizes of `rows` rows, stratified; the same that `sample` uses for this key."""
@@ -96,7 +99,7 @@ class Systematic(Sizes):
 
     def mixture(self) -> list[tuple[float, Plan]]:
         """Return the law as a finite mixture: pairs of probability and plan, the most probable first."""
-        edges = np.concatenate(([0.0], self._breaks, [1.0]))
+        edges = np.concatenate(([0.0], self._breaks.numpy(), [1.0]))
         shares: dict[tuple[int, ...], float] = {}
         for share, sizes in zip(np.diff(edges), self._sizes((edges[1:] + edges[:-1]) / 2), strict=True):
             shares[tuple(sizes)] = shares.get(tuple(sizes), 0.0) + float(share)
@@ -130,8 +133,12 @@ class Systematic(Sizes):
         return c
 
     @cached_property
-    def _breaks(self) -> Floats:
+    def _ends(self) -> list[float]:
+        return self._cumulated.tolist()
+
+    @cached_property
+    def _breaks(self) -> Tensor:
         """Return the levels at which the drawn plan changes: the fractional parts of -C_i, inside (0, 1), distinct."""
         parts = np.unique((-self._cumulated) % 1.0)
         parts = parts[(parts > 1e-12) & (parts < 1 - 1e-12)]
-        return parts[np.diff(parts, prepend=0.0) > 1e-12]
+        return torch.from_numpy(parts[np.diff(parts, prepend=0.0) > 1e-12])
