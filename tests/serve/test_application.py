@@ -185,6 +185,45 @@ def test_a_model_that_fails_is_told_with_the_id_of_the_request(model):
         assert server.http.get("/readyz").status_code == 200
 
 
+def test_a_model_that_fails_in_the_middle_harms_only_whose_rows_fail(model):
+    [poison] = model.tokenizer.encode("max")
+
+    class Poisoned:
+        """Fails where the word is visible, from the third pass on."""
+
+        def __init__(self):
+            self.passes = 0
+
+        def __call__(self, canvas, where):
+            self.passes += 1
+            if self.passes > 2 and bool(((canvas.tokens == poison) & ~canvas.masked).any()):
+                raise RuntimeError("a secret of the server")
+            return model.denoiser(canvas, where)
+
+    with Running(replace(model, denoiser=Poisoned())) as server:
+
+        def ask(number):
+            body = {"prompt": "dear max ," if number % 3 == 2 else PROMPT, "max_tokens": 8, "seed": number}
+            body |= {"schedule": "uniform", "steps": 8, "stream": number % 3 == 1}
+            return server.http.post("/v1/completions", json=body, headers={"x-request-id": f"q{number}"})
+
+        with ThreadPoolExecutor(9) as pool:
+            answers = list(pool.map(ask, range(9)))
+        for number, answer in enumerate(answers):
+            alone = model.generate(PROMPT, 8, key=number, schedule="uniform", steps=8).gaps[0]
+            if number % 3 == 0:
+                assert answer.json()["choices"][0]["text"] == alone
+            elif number % 3 == 1:
+                parts = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
+                assert "".join(json.loads(part)["choices"][0]["text"] for part in parts) == alone
+            else:
+                assert answer.status_code == 500
+                assert f"q{number}" in answer.json()["error"]["message"]
+                assert "secret" not in answer.text
+        assert server.http.get("/readyz").status_code == 200
+        assert ask(0).json()["choices"][0]["text"] == answers[0].json()["choices"][0]["text"]
+
+
 @pytest.mark.parametrize(
     "sampler", ["SMC(Parallel(uniform(steps=4), Random()), SelfReward(), 4)", "Remasking(12, Cap(0.1))"]
 )

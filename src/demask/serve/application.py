@@ -19,7 +19,8 @@ from starlette.exceptions import HTTPException as Refused
 from demask.errors import DemaskError
 from demask.generate import Result
 from demask.serve.answers import Shape, canvas
-from demask.serve.engine import Busy, Closed, Engine, Event, Expired, Ticket
+from demask.serve.engine import Busy, Closed, Engine, Expired
+from demask.serve.group import Event, Ticket
 from demask.serve.metrics import Metrics
 from demask.serve.requests import Chat, Common, Completion, Fill
 

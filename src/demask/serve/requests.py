@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from demask.errors import GenerateError, SpecError
 from demask.generate import Model
 from demask.generate.template import Template
-from demask.registry import KINDS, plain
+from demask.registry import KINDS, parsed, plain
 
 _KINDS: Final = ("schedule", "order", "verifier", "sampler", "strategy", "potential")
 _LOCAL: Final = {"learned"}  # reads a folder: not for those who are elsewhere
@@ -173,7 +173,7 @@ def check(text: str | None) -> None:
     if text is None:
         return
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        tree = parsed(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise SpecError("a specification that cannot be read; write name or name(option=value)") from None
     for node in ast.walk(tree):
