@@ -3,6 +3,8 @@
 Run as a script; about five minutes on two cores. A server process with the model inside, one thread of torch, and 1 to 64
 clients in this process. Requests ask for 8 to 80 tokens behind the openings of notes. One after another: each by
 `Model.generate`, alone. Static batching: groups of so many as there are clients, each generated to the end of its longest.
+Of the seconds of the engine's turns: what is spent in the model's forward passes is not shown; what the samplers' own steps
+take besides, as they do in `Model.generate`; and the rest, which is what serving costs.
 `--soak SECONDS` watches the memory of the server under 16 clients instead.
 """
 
@@ -93,7 +95,7 @@ def static(asked: list[dict], size: int) -> tuple[float, list[float]]:
     return time.perf_counter() - began, seconds
 
 
-def line(name: str, asked: list[dict], total: float, seconds: list[float], extra: str = "") -> str:
+def line(name: str, asked: list[dict], total: float, seconds: list[float], extra: str = " | |") -> str:
     """Return a row of the table."""
     ordered = sorted(seconds)
     p50, p99 = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
@@ -112,16 +114,19 @@ def main() -> None:
         print(f"ready after {server.start:.1f} s\n")
         if arguments.soak:
             return soak(server, asked, arguments.soak)
-        print("| how | requests/s | p50, s | p99, s | engine outside the model; first canvas, s |")
-        print("|---|---|---|---|---|")
+        print(
+            "| how | requests/s | p50, s | p99, s | of a turn: samplers' steps | of a turn: serving | first canvas, s |"
+        )
+        print("|---|---|---|---|---|---|---|")
         for clients in CLIENTS:
             before = server.figures()
             total, seconds = asyncio.run(ask(server.url, asked, clients))
             after = server.figures()
             grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
-            outside, inside = grown["demask_engine_seconds_total"], grown["demask_model_seconds_total"]
+            model, step, engine = (grown[f"demask_{part}_seconds_total"] for part in ("model", "step", "engine"))
             first = grown["demask_first_canvas_seconds_sum"] / max(1.0, grown["demask_first_canvas_seconds_count"])
-            extra = f"{outside / (outside + inside):.1%}; {first:.2f}"
+            whole = model + step + engine
+            extra = f"{step / whole:.1%} | {engine / whole:.1%} | {first:.2f}"
             print(line(f"server, {clients} clients", asked, total, seconds, extra), flush=True)
     for size in CLIENTS:
         name = "one after another" if size == 1 else f"static batches of {size}"
