@@ -239,6 +239,21 @@ def test_few_rows_at_a_time_are_served_in_turn(model):
     assert threading.active_count() < 20
 
 
+def test_a_request_of_many_rows_does_not_keep_out_the_others(model):
+    engine = Engine(model, Limits(rows=2))
+    many = [engine.ticket("dear anna ,", 6, key=1, row=(0, sample), steps=2) for sample in range(6)]
+    one = engine.ticket("dear max ,", 6, key=2, steps=2)
+    done = []
+    for number, ticket in enumerate([*many, one]):
+        ticket.tell = lambda event, number=number: done.append(number)
+    engine.submit(many)
+    engine.submit([one])
+    with engine:
+        engine.drain()
+    assert set(done[:2]) == {0, 6}
+    assert sorted(done) == list(range(7))
+
+
 def test_what_generate_refuses_is_refused_before_it_waits(model):
     with pytest.raises(GenerateError, match="max_new_tokens"):
         Engine(model).ticket("dear anna ,", 0)

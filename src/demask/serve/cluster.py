@@ -74,12 +74,9 @@ class Replicas:
 
         scale: dict[str, Any] = {"num_replicas": self.least}
         if self.most > self.least:
-            scaling: dict[str, Any] = {
-                "min_replicas": self.least,
-                "max_replicas": self.most,
-                "target_ongoing_requests": limits.rows,
-            }
-            scaling |= {"downscale_delay_s": self.idle, "upscale_delay_s": min(_PATIENCE, self.idle)}
+            scaling: dict[str, Any] = {"min_replicas": self.least, "max_replicas": self.most}
+            scaling |= {"upscale_delay_s": min(_PATIENCE, self.idle), "downscale_delay_s": self.idle}
+            scaling["target_ongoing_requests"] = limits.rows
             scale = {"autoscaling_config": scaling}
         return serve.deployment(
             name="demask",

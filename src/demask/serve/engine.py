@@ -9,7 +9,7 @@ prompts, samplers and schedules share every pass, and a row's tokens are those i
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -110,6 +110,9 @@ class Engine:
                 raise Closed("the server is shutting down")
             if len(self._queue) + len(tickets) > self.limits.queue:
                 raise Busy(f"{len(self._queue)} rows wait, and {self.limits.queue} may")
+            owner = object()
+            for ticket in tickets:
+                ticket.owner = owner
             self._queue.extend(tickets)
             self._condition.notify_all()
 
@@ -163,18 +166,26 @@ class Engine:
                 self.watch.turned(rows, seconds, self._model_seconds, self._step_seconds)
 
     def _admit(self) -> list[Ticket]:
-        """Take from the queue, first come first served, what fits beside the rows under way."""
+        """Take from the queue what fits beside the rows under way.
+
+        The next one is of the request that has the fewest rows under way, of equals the first that came: so every request
+        has a row before one has two.
+        """
         stays = [not _over(ticket) for ticket in self._queue]
         if not all(stays):
             self._queue = deque(compress(self._queue, stays))
         new: list[Ticket] = []
         positions = sum(ticket.size for ticket in self._active)
+        rows = Counter(ticket.owner for ticket in self._active)
         while self._queue and len(self._active) < self.limits.rows:
-            if self._active and positions + self._queue[0].size > self.limits.positions:
+            ticket = min(self._queue, key=lambda one: rows[one.owner])
+            positions += ticket.size
+            if self._active and positions > self.limits.positions:
                 break
-            positions += self._queue[0].size
-            new.append(self._queue.popleft())
-            self._active.append(new[-1])
+            self._queue.remove(ticket)
+            rows[ticket.owner] += 1
+            new.append(ticket)
+            self._active.append(ticket)
         return new
 
     def _turn(self, new: list[Ticket]) -> int:
@@ -218,7 +229,7 @@ class Engine:
             if len(group.tickets) == 1:
                 group.tickets.pop().fail(error)
                 return True
-            LOG.warning("a step of %d rows failed; each is asked alone", len(group.tickets), exc_info=error)
+            LOG.warning("a step of %d rows failed (%r); each is asked alone", len(group.tickets), error)
             alone = group.apart
             group.tickets = []
             self._groups += alone
@@ -233,7 +244,7 @@ class Engine:
             try:
                 answers = self._timed(partial(together, self.model.denoiser, asks))
             except Exception as error:
-                LOG.warning("a pass for %d groups failed; each is asked alone", len(groups), exc_info=error)
+                LOG.warning("a pass for %d groups failed (%r); each is asked alone", len(groups), error)
             else:
                 for group, answer in zip(groups, answers, strict=True):
                     group.deferred.answer(answer)

@@ -12,7 +12,6 @@ from torch.nn.functional import pad
 
 from demask.canvas import ABSENT, Canvas, Marginals
 from demask.contracts import Denoiser, Info, Later
-from demask.errors import DemaskError
 from demask.generate import Model
 from demask.generate.job import MOST, UNSEEN, Job, Row
 from demask.generate.template import Template
@@ -80,6 +79,7 @@ class Ticket:
         show: what is told besides the result.
         tell: called with every event, in the thread of the engine.
         deadline: in seconds of `time.monotonic`.
+        owner: whose row it is: rows that are submitted together have one owner.
     """
 
     job: Job
@@ -90,6 +90,7 @@ class Ticket:
     deadline: float = float("inf")
     cancelled: bool = False
     size: int = 0
+    owner: object = None
     passes: list[int] = field(default_factory=list)
 
     @classmethod
@@ -120,8 +121,6 @@ class Ticket:
 
     def fail(self, error: Exception) -> None:
         """Tell what the row fails with; it leaves before the next step."""
-        if not isinstance(error, DemaskError | TimeoutError):
-            LOG.error("a row failed", exc_info=error)
         self.say("failed", error)
         self.cancelled = True
 

@@ -39,7 +39,7 @@ class Common(_Strict):
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    stream_mode: Literal["block", "canvas"] = "block"
+    stream_mode: Literal["block", "canvas"] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Count | None = None
@@ -96,7 +96,7 @@ class Completion(Common):
     stop: Text | list[Text] | None = None
     echo: bool = False
     best_of: Literal[1] | None = None
-    logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+    logprobs: None = None
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
