@@ -3,6 +3,8 @@
 Run as a script; about five minutes on two cores. A server process with the model inside, one thread of torch, and 1 to 64
 clients in this process. Requests ask for 8 to 80 tokens behind the openings of notes. One after another: each by
 `Model.generate`, alone. Static batching: groups of so many as there are clients, each generated to the end of its longest.
+Of the seconds of the engine's turns: what is spent in the model's forward passes is not shown; what the samplers' own steps
+take besides, as they do in `Model.generate`; and the rest, which is what serving costs.
 `--soak SECONDS` watches the memory of the server under 16 clients instead.
 """
 
@@ -63,21 +65,31 @@ class Server:
         return pages * 4096 / 2**20
 
 
-async def ask(url: str, asked: list[dict], clients: int) -> tuple[float, list[float]]:
-    """Return the seconds of all, and of each."""
-    left, seconds = list(reversed(asked)), []
+async def ask(url: str, asked: list[dict], clients: int) -> tuple[float, list[float], list[float]]:
+    """Return the seconds of all, of each, and until the first canvas, of the eighth of the requests that stream them."""
+    left, seconds, first = list(reversed(list(enumerate(asked)))), [], []
     async with httpx2.AsyncClient(timeout=600, limits=httpx2.Limits(max_connections=clients)) as http:
 
         async def client() -> None:
             while left:
                 began = time.perf_counter()
-                answer = await http.post(url + "/v1/completions", json=left.pop())
+                number, body = left.pop()
+                if number % 8 == 0:
+                    body = body | {"stream": True, "stream_mode": "canvas"}
+                    async with http.stream("POST", url + "/v1/completions", json=body) as answer:
+                        lines = answer.aiter_lines()
+                        await anext(lines)
+                        first.append(time.perf_counter() - began)
+                        async for _ in lines:
+                            pass
+                else:
+                    answer = await http.post(url + "/v1/completions", json=body)
                 answer.raise_for_status()
                 seconds.append(time.perf_counter() - began)
 
         began = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
-        return time.perf_counter() - began, seconds
+        return time.perf_counter() - began, seconds, first
 
 
 def static(asked: list[dict], size: int) -> tuple[float, list[float]]:
@@ -93,7 +105,7 @@ def static(asked: list[dict], size: int) -> tuple[float, list[float]]:
     return time.perf_counter() - began, seconds
 
 
-def line(name: str, asked: list[dict], total: float, seconds: list[float], extra: str = "") -> str:
+def line(name: str, asked: list[dict], total: float, seconds: list[float], extra: str = " | |") -> str:
     """Return a row of the table."""
     ordered = sorted(seconds)
     p50, p99 = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
@@ -112,16 +124,16 @@ def main() -> None:
         print(f"ready after {server.start:.1f} s\n")
         if arguments.soak:
             return soak(server, asked, arguments.soak)
-        print("| how | requests/s | p50, s | p99, s | engine outside the model; first canvas, s |")
-        print("|---|---|---|---|---|")
+        print("| how | requests/s | p50, s | p99, s | turn: samplers' steps | turn: serving | first canvas, s, at most |")
+        print("|---|---|---|---|---|---|---|")
         for clients in CLIENTS:
             before = server.figures()
-            total, seconds = asyncio.run(ask(server.url, asked, clients))
+            total, seconds, first = asyncio.run(ask(server.url, asked, clients))
             after = server.figures()
             grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
-            outside, inside = grown["demask_engine_seconds_total"], grown["demask_model_seconds_total"]
-            first = grown["demask_first_canvas_seconds_sum"] / max(1.0, grown["demask_first_canvas_seconds_count"])
-            extra = f"{outside / (outside + inside):.1%}; {first:.2f}"
+            model, step, engine = (grown[f"demask_{part}_seconds_total"] for part in ("model", "step", "engine"))
+            whole = model + step + engine
+            extra = f"{step / whole:.1%} | {engine / whole:.1%} | {max(first):.2f}"
             print(line(f"server, {clients} clients", asked, total, seconds, extra), flush=True)
     for size in CLIENTS:
         name = "one after another" if size == 1 else f"static batches of {size}"

@@ -53,6 +53,42 @@ def test_uniforms_look_uniform():
     assert abs(float((other * centred).mean() * 12)) < 5 / other.numel() ** 0.5
 
 
+def test_rows_of_other_keys_at_other_steps_draw_what_they_would_alone():
+    """Every draw of rows that were put side by side, also after some have left, is that of each by itself."""
+    parts = [
+        (3, torch.tensor([0, 4]), torch.tensor([1, 1])), (8, torch.tensor([0]), torch.tensor([0])),
+        (3, torch.tensor([9]), torch.tensor([2])),
+    ]  # fmt: skip
+    turns, probability = (6, 6, 0, 2), torch.tensor([0.2, 0.5, 0.3])
+    where = torch.ones(1, 5, dtype=torch.bool)
+
+    def drawn(chance, rows):
+        wide = where.expand(rows, 5)
+        return (
+            chance.level(torch.empty(0)),
+            chance.permutation(wide),
+            chance.bernoulli(wide, torch.full((rows, 5), 0.5)),
+            chance.categorical(Marginals(wide, probability.log().expand(5 * rows, 3))).view(rows, 5),
+            chance.multinomial(torch.full((rows,), 7), probability),
+        )
+
+    def below(chance, turn):
+        return chance.fork("run", turn).fork("draft")
+
+    alone = [Keyed.of(key, names).fork("prompt", prompts) for key, names, prompts in parts]
+    both = Keyed.join(alone)
+    single = [below(chance.rows(torch.tensor([row])), turns[place]) for place, (chance, row) in
+              enumerate(((alone[0], 0), (alone[0], 1), (alone[1], 0), (alone[2], 0)))]  # fmt: skip
+    expected = [torch.cat(column) for column in zip(*(drawn(chance, 1) for chance in single), strict=True)]
+    for got, want in zip(drawn(below(both, turns), 4), expected, strict=True):
+        assert torch.equal(got, want)
+    stay = torch.tensor([True, False, True, True])
+    for keep in (stay, stay.nonzero()[:, 0]):
+        left = below(both.rows(keep), (6, 0, 2))
+        for got, want in zip(drawn(left, 3), expected, strict=True):
+            assert torch.equal(got, want[keep])
+
+
 def test_forks_differ_and_repeat():
     chance = Keyed.of(1, torch.arange(3))
     level = lambda c: c.level(torch.empty(0)).tolist()  # noqa: E731

@@ -7,7 +7,7 @@ from demask.collect import Entropies, Seconds, Sizes, Trace
 from demask.contracts import Later, Law
 from demask.denoisers import Tempered
 from demask.errors import CanvasError, DenoiserError, OrderError, PlanError
-from demask.loop import Status, sample, steps
+from demask.loop import Course, Status, sample, steps
 from demask.oracles import Chain, Table, latin_square
 from demask.orders import (
     Blockwise,
@@ -21,7 +21,7 @@ from demask.orders import (
     Random,
     Threshold,
 )
-from demask.samplers import Parallel, Stable, largest
+from demask.samplers import Cap, Parallel, Remasking, Stable, largest
 from demask.schedules import PerBlock, PerRow, Unlimited, binomial, cosine, minimax, sequential, uniform
 
 ORACLE = Table.random(6, 3, key=0, concentration=0.3)
@@ -60,6 +60,50 @@ def test_a_row_does_not_depend_on_its_batch(sampler, temperature):
         alone = sample(denoiser, sampler, canvas.rows(torch.tensor([row])), key=17, names=names[row : row + 1])
         for field in ("tokens", "when", "nfe", "steps"):
             assert torch.equal(getattr(alone, field)[0], getattr(together, field)[row]), field
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [*SAMPLERS.values(), Stable(SAMPLERS["confidence"]), Remasking(5, Cap(0.3))],
+    ids=[*SAMPLERS, "stable", "remasking"],
+)
+def test_rows_that_join_and_leave_a_run_are_those_of_their_own_runs(sampler):
+    """Rows of four keys, two of which join after two steps: each has the tokens, steps and passes it would have alone."""
+    keys = (17, 17, 5, 23)
+    blank = Canvas.blank(1, 6)
+
+    def begun(row):
+        return Course.begin(sampler, blank, Keyed.of(keys[row], torch.tensor([row])))
+
+    groups = [([0, 1], Course.join([begun(0), begun(1)]))]
+    late, found = [2, 3], {}
+    for turn in range(20):
+        if turn == 2:
+            groups += [([row], begun(row)) for row in late]
+        alike = {}
+        for rows, course in groups:
+            alike.setdefault(course.kind, []).append((rows, course))
+        groups = [
+            ([row for rows, _ in some for row in rows], Course.join([one for _, one in some]))
+            for some in alike.values()
+        ]
+        if turn == 2 and isinstance(sampler, Parallel):
+            assert len(groups) == 1
+        going = []
+        for rows, course in groups:
+            after, _ = course.step(ORACLE)
+            over = after.done.tolist()
+            found |= {
+                row: after.run(place, Status.FINISHED, Law.TILTED) for place, row in enumerate(rows) if over[place]
+            }
+            left = [place for place, one in enumerate(over) if not one]
+            going += [([rows[place] for place in left], after.rows(left))] if left else []
+        groups = going
+    assert sorted(found) == [0, 1, 2, 3]
+    for row, run in found.items():
+        alone = sample(ORACLE, sampler, blank, key=keys[row], names=torch.tensor([row]))
+        for field in ("tokens", "when", "nfe", "steps"):
+            assert torch.equal(getattr(run, field), getattr(alone, field)), (row, field)
 
 
 def test_keys_reproduce_and_differ():

@@ -99,3 +99,24 @@ def test_cite():
     assert "Fast-dLLM" in cite(orders.Threshold(orders.Confidence(), 0.9))
     with pytest.raises(SpecError, match="states no reference"):
         cite(orders.Random())
+
+
+def test_specifications_are_read_in_many_threads():
+    """Python 3.11's parser raises a SystemError where a thread enters it while another one pauses in it."""
+    import gc
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+
+    def pause(phase, info):
+        time.sleep(0)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(pause)
+    gc.set_threshold(5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: build("Blockwise(Confidence(), 8)", "order"), range(200)))
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(pause)
+    assert {repr(order) for order in found} == {"Blockwise(Confidence(of='mode'), 8)"}

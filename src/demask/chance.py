@@ -41,7 +41,8 @@ class Keyed:
     are drawn from, and with them their levels and uniform numbers, (B, N). Forks under numbers, such as a step, are not.
 
     Parameters:
-        path: 64 bits, a hash of the key and of the labels common to all rows.
+        path: 64 bits, a hash of the key and of the labels common to all rows; or one per row, where rows of several keys
+            or at several steps stand side by side.
         names: (B,) int64 >= 0, what each row is called; a row keeps its draws in every batch in which it has this name.
         tags: per-row labels, each (B,) int64.
 
@@ -53,7 +54,7 @@ class Keyed:
     Reference: Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014.
     """
 
-    path: int
+    path: int | tuple[int, ...]
     names: Tensor
     tags: tuple[Tensor, ...] = ()
 
@@ -65,7 +66,15 @@ class Keyed:
             raise CanvasError(f"row names {names.tolist()[:8]}; expected one integer in [0, 2**{_ROW_BITS}) per row")
         return cls(_salt("key", key), names)
 
-    def fork(self, *labels: str | int | Tensor) -> "Keyed":
+    @classmethod
+    def join(cls, parts: Sequence["Keyed"]) -> "Keyed":
+        """Return chance for the rows of all parts, which keep their draws; each part has as many tags."""
+        paths = {part.path for part in parts}
+        path = paths.pop() if len(paths) == 1 else tuple(word for part in parts for word in part._paths)
+        tags = zip(*(part.tags for part in parts), strict=True)
+        return cls(path, torch.cat([part.names for part in parts]), tuple(torch.cat(tag) for tag in tags))
+
+    def fork(self, *labels: str | int | Tensor | tuple[int, ...]) -> "Keyed":
         """Independent chance under the given labels."""
         words = all(isinstance(label, str) for label in labels)
         if words and labels in self._forks:
@@ -73,9 +82,9 @@ class Keyed:
         path, tags = self.path, self.tags
         for label in labels:
             if isinstance(label, Tensor):
-                path, tags = _salt(path, len(tags)), (*tags, label)
+                path, tags = _below(path, len(tags)), (*tags, label)
             else:
-                path = _salt(path, label)
+                path = _below(path, label)
         fork = Keyed(path, self.names, tags)
         if words:
             self._forks[labels] = fork
@@ -83,13 +92,33 @@ class Keyed:
 
     def rows(self, keep: Tensor) -> "Keyed":
         """Restrict to some rows; levels that are known stay known."""
-        kept = Keyed(self.path, self.names[keep], tuple(tag[keep] for tag in self.tags))
+        path = self.path
+        if isinstance(path, tuple):
+            places = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
+            path = tuple(path[place] for place in places.tolist())
+        kept = Keyed(path, self.names[keep], tuple(tag[keep] for tag in self.tags))
         if "_level" in self.__dict__:
             kept.__dict__["_level"] = self._level[keep]
         return kept
 
+    @property
+    def seed(self) -> int:
+        """63 bits that all rows have in common, for a generator that is not ours.
+
+        Raises:
+            CanvasError: rows of several keys or steps.
+        """
+        if isinstance(self.path, tuple):
+            raise CanvasError("one seed of rows that have different keys or steps; take some with rows(..)")
+        return self.path & ((1 << 63) - 1)
+
+    @property
+    def _paths(self) -> tuple[int, ...]:
+        """One path per row."""
+        return self.path if isinstance(self.path, tuple) else (self.path,) * len(self.names)
+
     @cached_property
-    def _forks(self) -> dict[tuple[str | int | Tensor, ...], "Keyed"]:
+    def _forks(self) -> dict[tuple[object, ...], "Keyed"]:
         return {}
 
     @cached_property
@@ -99,7 +128,7 @@ class Keyed:
     @cached_property
     def _shared(self) -> Words:
         """64 bits that rows of equal tags have in common, (B,)."""
-        shared = _words(torch.full_like(self.names, self.path))
+        shared = _words(self.names.new_tensor(self.path).expand_as(self.names))
         for tag in self.tags:
             shared = _mix(shared ^ _mix(_words(tag) + _GOLDEN))
         return shared
@@ -216,9 +245,9 @@ class Scripted:
         """Return chance for one row per tape."""
         return cls(tuple(tapes), ((),) * len(tapes))
 
-    def fork(self, *labels: str | int | Tensor) -> "Scripted":
+    def fork(self, *labels: str | int | Tensor | tuple[int, ...]) -> "Scripted":
         """Independent chance under the given labels."""
-        columns = [label.tolist() if isinstance(label, Tensor) else [label] * len(self.tapes) for label in labels]
+        columns = [list(label) if isinstance(label, Tensor | tuple) else [label] * len(self.tapes) for label in labels]
         added = list(zip(*columns, strict=True)) if columns else [()] * len(self.tapes)
         return replace(self, labels=tuple(old + tuple(new) for old, new in zip(self.labels, added, strict=True)))
 
@@ -343,6 +372,14 @@ def _signed(word: int) -> int:
 def _salt(*labels: str | int) -> int:
     """Return 64 bits that name a chain of labels; equal strings and integers differ."""
     return _signed(int.from_bytes(blake2b(repr(labels).encode(), digest_size=8).digest(), "big"))
+
+
+def _below(path: int | tuple[int, ...], label: str | int | tuple[int, ...]) -> int | tuple[int, ...]:
+    """Return the path, or every row's, with one more label."""
+    if isinstance(label, tuple):
+        paths = path if isinstance(path, tuple) else (path,) * len(label)
+        return tuple(map(_salt, paths, label))
+    return tuple(_salt(word, label) for word in path) if isinstance(path, tuple) else _salt(path, label)
 
 
 def _words(x: Tensor) -> Words:

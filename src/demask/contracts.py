@@ -155,8 +155,11 @@ class Chance(Protocol):
     chance called twice gives the same answer: fork for fresh draws.
     """
 
-    def fork(self, *labels: str | int | Tensor) -> Self:
-        """Independent chance under the given labels; a (B,) int64 tensor labels every row by its own number."""
+    def fork(self, *labels: str | int | Tensor | tuple[int, ...]) -> Self:
+        """Independent chance under the given labels; a (B,) int64 tensor labels every row by its own number.
+
+        B integers do so too: each row then draws as if its integer were the label of all.
+        """
         ...
 
     def rows(self, keep: Tensor) -> Self:

@@ -1,19 +1,22 @@
-"""The one loop."""
+"""The one loop, and a run under way as a value: rows join it and leave it between its steps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from demask.canvas import Canvas, Marginals, without
 from demask.chance import Keyed
-from demask.contracts import Chance, Collector, Denoiser, Later, Law, Sampler, noised, ranked, vocabulary
+from demask.contracts import Chance, Collector, Denoiser, Info, Later, Law, Sampler, noised, ranked, vocabulary
 from demask.errors import CanvasError
+from demask.rows import join, kind, select
 
 S = TypeVar("S")
+_ROWS: Final = ("state", "canvas", "chance", "when", "nfe", "count", "done")  # of a course
 
 
 class Status(Enum):
@@ -126,44 +129,140 @@ def steps(
         [[0, 0, -2, -2]] [1] RUNNING
         [[0, 0, 1, 1]] [2] FINISHED
     """
-    rows = canvas.shape[0]
     if max_steps < 1:
         raise CanvasError(f"max_steps = {max_steps}; expected an integer >= 1")
-    chance = _chance(key, rows, names, canvas.device)
-    state = sampler.init(canvas, chance.fork("run"))
-    when = torch.full(canvas.shape, -1, device=canvas.device).masked_fill(canvas.masked, -2)
-    count = torch.zeros(rows, dtype=torch.int64, device=canvas.device)
-    nfe = torch.zeros_like(count)
-    law = Law.TILTED if _approximate(denoiser) else sampler.law
+    course = Course.begin(sampler, canvas, _chance(key, canvas.shape[0], names, canvas.device))
+    law = claimed(denoiser, sampler)
     name = key if isinstance(key, int) else None
 
     def so_far(status: Status, collected: Mapping[str, Any]) -> Run:
-        return Run(canvas.tokens, when, nfe, count, status, law, name, collected)
+        shown = course.canvas.tokens, course.when, course.nfe, course.count
+        return Run(*shown, status, law, name, collected)
 
     turn = 0
-    done = sampler.done(state)
-    finished = bool(done.all())
+    finished = bool(course.done.all())
     while turn < max_steps and not finished:
         yield so_far(Status.RUNNING, {})
-        before = canvas
         while True:
-            meter = _Metered(denoiser, torch.zeros_like(count))
             try:
-                state, info = sampler.step(state, meter, chance.fork("step", turn))
+                course, info = course.step(denoiser)
                 break
             except Later:
                 yield so_far(Status.WAITING, {})
-        canvas, nfe = info.canvas, nfe + meter.nfe
-        fresh = without(before.masked | (before.tokens != canvas.tokens), canvas.masked)  # unmasked, or written over
-        when = when.masked_fill(fresh, turn).masked_fill(canvas.masked, -2)
-        count = count + ~done
         for collector in collect:
             collector.see(info)
         turn += 1
-        done = sampler.done(state)
-        finished = bool(done.all())
+        finished = bool(course.done.all())
     status = Status.FINISHED if finished else Status.STOPPED
     yield so_far(status, {collector.name: collector.result() for collector in collect})
+
+
+@dataclass(frozen=True, eq=False)
+class Course(Generic[S]):
+    """A run under way, between two steps: what `steps` turns.
+
+    Rows leave it, and rows of other runs of an equal sampler join it, each at a step of its own: a step then costs as many
+    calls of torch as that of one run. A row's draws depend on its own chance and its own number of steps, so its tokens
+    stay what they would be alone.
+
+    Parameters:
+        sampler: of all rows.
+        state: of the sampler.
+        canvas: (B, N), as it stands.
+        chance: of the run; of every row its own.
+        turns: (B,) integers on the host, the step that each row takes next.
+        when, nfe, count: those of `Run`, as they stand; `count` are its `steps`.
+        done: (B,) bool, rows that are finished.
+
+    Example:
+        >>> from demask.oracles import parity
+        >>> from demask.orders import LeftToRight
+        >>> from demask.samplers import Parallel
+        >>> from demask.schedules import uniform
+        >>> def begun(key):
+        ...     chance = Keyed.of(key, torch.tensor([0]))
+        ...     return Course.begin(Parallel(uniform(4, 2), LeftToRight()), Canvas.blank(1, 4), chance)
+        >>> first, _ = begun(1).step(parity(4))
+        >>> both, _ = Course.join([first, begun(2)]).step(parity(4))
+        >>> both.turns, both.done.tolist(), both.when.tolist()
+        ((2, 1), [True, False], [[0, 0, 1, 1], [0, 0, -2, -2]])
+    """
+
+    sampler: Sampler[S]
+    state: S
+    canvas: Canvas
+    chance: Chance
+    turns: tuple[int, ...]
+    when: Tensor
+    nfe: Tensor
+    count: Tensor
+    done: Tensor
+
+    @classmethod
+    def begin(cls, sampler: Sampler[S], canvas: Canvas, chance: Chance) -> "Course[S]":
+        """Return a run before its first step."""
+        state = sampler.init(canvas, chance.fork("run"))
+        when = torch.full(canvas.shape, -1, device=canvas.device).masked_fill(canvas.masked, -2)
+        count = torch.zeros(len(when), dtype=torch.int64, device=canvas.device)
+        turns = (0,) * len(when)
+        return cls(sampler, state, canvas, chance, turns, when, torch.zeros_like(count), count, sampler.done(state))
+
+    def step(self, denoiser: Denoiser) -> tuple["Course[S]", Info]:
+        """Return the run after one step of every row, and what the sampler tells of it.
+
+        Raises: what the denoiser raises; nothing has changed then, and the same step can be taken again.
+        """
+        meter = _Metered(denoiser, torch.zeros_like(self.count))
+        turns = self.turns
+        turn = turns[0] if len(set(turns)) == 1 else turns
+        state, info = self.sampler.step(self.state, meter, self.chance.fork("step", turn))
+        before, canvas = self.canvas, info.canvas
+        fresh = without(before.masked | (before.tokens != canvas.tokens), canvas.masked)  # unmasked, or written over
+        if isinstance(turn, int):
+            when = self.when.masked_fill(fresh, turn)
+        else:
+            when = torch.where(fresh, self.when.new_tensor(turn)[:, None], self.when)
+        course = replace(
+            self,
+            state=state,
+            canvas=canvas,
+            turns=tuple(turn + 1 for turn in turns),
+            when=when.masked_fill(canvas.masked, -2),
+            nfe=self.nfe + meter.nfe,
+            count=self.count + ~self.done,
+            done=self.sampler.done(state),
+        )
+        return course, info
+
+    def rows(self, places: Sequence[int]) -> "Course[S]":
+        """Keep some rows, by their numbers; the state has its rows first, as `demask.rows.select` says."""
+        keep = torch.tensor(places, device=self.count.device)
+        kept = {name: select(getattr(self, name), keep) for name in _ROWS}
+        return replace(self, turns=tuple(self.turns[place] for place in places), **kept)
+
+    @property
+    def kind(self) -> Hashable:
+        """What courses of one sampler must have in common to be joined; some states equal nothing but themselves."""
+        return kind((self.state, self.chance), self.canvas.shape)
+
+    @classmethod
+    def join(cls, courses: Sequence["Course[S]"]) -> "Course[S]":
+        """Return the rows of all courses as one; they have equal samplers and are of one `kind`."""
+        first, width = courses[0], max(course.canvas.shape[1] for course in courses)
+        when = [pad(course.when, (0, width - course.canvas.shape[1]), value=-1) for course in courses]
+        parts = {name: join([getattr(course, name) for course in courses]) for name in _ROWS if name != "when"}
+        turns = tuple(turn for course in courses for turn in course.turns)
+        return replace(first, turns=turns, when=torch.cat(when), **parts)
+
+    def run(self, row: int, status: Status, law: Law) -> Run:
+        """Return one row as it stands."""
+        one = slice(row, row + 1)
+        return Run(self.canvas.tokens[one], self.when[one], self.nfe[one], self.count[one], status, law, None)
+
+
+def claimed(denoiser: Denoiser, sampler: Sampler[Any]) -> Law:
+    """Return the sampler's law; TILTED where the denoiser says that it only approximates its model."""
+    return Law.TILTED if _approximate(denoiser) else sampler.law
 
 
 @dataclass(frozen=True, eq=False)

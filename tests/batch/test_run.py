@@ -12,6 +12,7 @@ import pytest
 from demask.batch import Work, prepare, run
 from demask.errors import GenerateError
 from tests.batch.test_work import model, raw  # noqa: F401
+from tests.processes import below
 
 
 @pytest.fixture
@@ -160,9 +161,8 @@ def test_ray_does_the_same_and_survives_a_killed_worker(tmp_path):
     while not list(out.glob("part-*")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    victim = subprocess.run(["pgrep", "-f", "ray::.*Worker"], capture_output=True, text=True).stdout.split()
-    assert victim
-    os.kill(int(victim[0]), signal.SIGKILL)
+    victim, *_ = [one for one in below(process.pid, "ray::") if one in below(process.pid, "Worker")]
+    os.kill(victim, signal.SIGKILL)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     finished(source, tmp_path / "here", *QUICK)

@@ -1,6 +1,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -81,10 +82,9 @@ def test_64_clients_get_what_each_would_get_alone_though_a_third_leaves(running,
     def ask(number):
         body = {"prompt": PROMPT, "max_tokens": 4 + number % 9, "seed": number, "steps": 1 + number % 4}
         if number % 3 == 2:
+            long = body | {"steps": 80, "schedule": "uniform", "max_tokens": None}
             with pytest.raises(httpx.TimeoutException):
-                httpx.post(
-                    running.url + "/v1/completions", json=body | {"steps": None, "max_tokens": None}, timeout=0.02
-                )
+                httpx.post(running.url + "/v1/completions", json=long, timeout=Random(number).uniform(0.005, 0.25))
             return None
         return running.http.post("/v1/completions", json=body).json()["choices"][0]["text"]
 
@@ -113,7 +113,9 @@ def test_64_clients_get_what_each_would_get_alone_though_a_third_leaves(running,
         ({"prompt": PROMPT, "schedule": "uniform", "sampler": "Parallel"}, "give one of them"),
         ({"prompt": PROMPT, "suffix": ","}, "max_tokens"),
         ({"prompt": PROMPT, "n": 65}, "64 rows"),
-        ({"prompt": PROMPT, "stream_options": {"include_usage": True}}, "without stream"),
+        ({"prompt": PROMPT, "stream_options": {"include_usage": True}}, "stream_options without stream"),
+        ({"prompt": PROMPT, "stream_mode": "canvas"}, "stream_mode without stream"),
+        ({"prompt": PROMPT, "logprobs": 0}, "logprobs"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(running, body, message):
@@ -172,7 +174,7 @@ def test_keys_a_full_queue_and_the_end(model):
         assert not server.thread.is_alive()
 
 
-def test_a_model_that_fails_is_told_with_the_id_of_the_request(model):
+def test_a_model_that_fails_is_told_with_the_id_of_the_request(model, caplog):
     class Broken:
         def __call__(self, canvas, where):
             raise RuntimeError("a secret of the server")
@@ -183,6 +185,56 @@ def test_a_model_that_fails_is_told_with_the_id_of_the_request(model):
         assert "q7" in answer.json()["error"]["message"]
         assert "secret" not in answer.text
         assert server.http.get("/readyz").status_code == 200
+    [told] = [json.loads(record.message) for record in caplog.records if '"error"' in record.message]
+    assert (told["id"], told["error"]) == ("q7", "RuntimeError: a secret of the server")
+    assert "in __call__" in told["where"]
+
+
+def test_other_pages_may_not_ask(running):
+    """There is no CORS: a browser lets no page from elsewhere send JSON here, or read what comes back."""
+    foreign = {"origin": "http://evil.example", "access-control-request-method": "POST"}
+    assert running.http.options("/v1/completions", headers=foreign).status_code == 405
+    answer = running.http.get("/v1/models", headers=foreign)
+    assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+def test_a_model_that_fails_in_the_middle_harms_only_whose_rows_fail(model):
+    [poison] = model.tokenizer.encode("max")
+
+    class Poisoned:
+        """Fails where the word is visible, from the third pass on."""
+
+        def __init__(self):
+            self.passes = 0
+
+        def __call__(self, canvas, where):
+            self.passes += 1
+            if self.passes > 2 and bool(((canvas.tokens == poison) & ~canvas.masked).any()):
+                raise RuntimeError("a secret of the server")
+            return model.denoiser(canvas, where)
+
+    with Running(replace(model, denoiser=Poisoned())) as server:
+
+        def ask(number):
+            body = {"prompt": "dear max ," if number % 3 == 2 else PROMPT, "max_tokens": 8, "seed": number}
+            body |= {"schedule": "uniform", "steps": 8, "stream": number % 3 == 1}
+            return server.http.post("/v1/completions", json=body, headers={"x-request-id": f"q{number}"})
+
+        with ThreadPoolExecutor(9) as pool:
+            answers = list(pool.map(ask, range(9)))
+        for number, answer in enumerate(answers):
+            alone = model.generate(PROMPT, 8, key=number, schedule="uniform", steps=8).gaps[0]
+            if number % 3 == 0:
+                assert answer.json()["choices"][0]["text"] == alone
+            elif number % 3 == 1:
+                parts = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
+                assert "".join(json.loads(part)["choices"][0]["text"] for part in parts) == alone
+            else:
+                assert answer.status_code == 500
+                assert f"q{number}" in answer.json()["error"]["message"]
+                assert "secret" not in answer.text
+        assert server.http.get("/readyz").status_code == 200
+        assert ask(0).json()["choices"][0]["text"] == answers[0].json()["choices"][0]["text"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.processes import below
 from tests.serve.running import wait_until
 
 httpx = pytest.importorskip("httpx2", reason="the client is for development: pip install -e '.[dev]'")
@@ -105,8 +106,10 @@ def test_ray_serves_and_a_killed_replica_is_replaced():
         body = ASK | {"stream": True}
         with httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=60) as answer:
             assert list(answer.iter_lines())[-2] == "data: [DONE]"
-        killed = subprocess.run(["pkill", "-9", "-f", "ray::ServeReplica:demask"], capture_output=True)
-        assert killed.returncode == 0
+        replicas = below(server.process.pid, "ray::ServeReplica:demask")
+        assert len(replicas) == 2
+        for replica in replicas:
+            os.kill(replica, signal.SIGKILL)
 
         def alive():
             try:

@@ -114,16 +114,30 @@ def test_two_samplers_are_compared_and_coloured_by_entropy(page):
     page.browser.set_window_size(390, 844)
     assert page.browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     page.keep("phone")
-    page.browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-    )
-    page.keep("dark")
-    page.browser.set_window_size(1100, 1130)
+    page.browser.execute_script("document.getElementById('player').scrollIntoView()")
+    page.keep("phone-canvas")
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": dark})
-    page.keep("dark")
+    page.keep("phone-dark")
     page.browser.set_window_size(1100, 1130)
+    page.browser.execute_script("scrollTo(0, 0)")
+    page.keep("dark")
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_a_sampler_is_played_beside_a_schedule(page, model):
+    page.type("prompt", "dear anna ,")
+    page.type("tokens", "12")
+    page.at("compare").click()
+    page.type("steps-a", "4")
+    page.type("sampler-b", "Remasking(6, Cap(0.1))")
+    page.go()
+    sampled = model.generate("dear anna ,", 12, key=1, sampler="Remasking(6, Cap(0.1))")
+    assert page.all(".canvas h2")[1].text == "B: Remasking(6, Cap(0.1))"
+    assert page.all(".text")[1].get_attribute("textContent") == "".join(sampled.cells)
+    page.type("steps-b", "4")
+    page.go()
+    assert "give one of them" in page.at("error").text
 
 
 def test_what_is_refused_is_shown(page):
@@ -142,6 +156,7 @@ def test_a_recorded_run_is_opened(page, model, tmp_path):
     page.at("file").send_keys(str(tmp_path / "run.json"))
     wait(page.browser, "return document.querySelectorAll('.text span').length > 0")
     assert int(page.at("time").get_attribute("max")) == run.steps
+    assert f"law {run.law.name}" in page.at("canvases").text
     (tmp_path / "other.json").write_text("{}")
     page.at("file").send_keys(str(tmp_path / "other.json"))
     wait(page.browser, "return !document.getElementById('error').hidden")

@@ -391,6 +391,7 @@ def serve(
         int | None, typer.Option("--most-replicas", callback=o.at_least(1), help="Models under load.")
     ] = None,
     gpus: Annotated[float, typer.Option("--gpus", callback=o.at_least(0), help="GPUs of each replica.")] = 0.0,
+    idle: Annotated[float, typer.Option("--idle", help="Seconds without load that end one of several models.")] = 600.0,
 ) -> None:
     """Serve a model in the shape of OpenAI's API, with a page to watch it; SIGTERM ends when all is answered."""
     with working("loading"):
@@ -399,5 +400,5 @@ def serve(
     limits = Limits(rows, positions, queue, samples, body, deadline)
     go(
         model, host=host, port=port, keys=keys, limits=limits, threads=threads, ray=ray, replicas=replicas,
-        most=most, gpus=gpus,
+        most=most, gpus=gpus, idle=idle,
     )  # fmt: skip

@@ -22,6 +22,7 @@ def go(
     replicas: int,
     most: int | None,
     gpus: float,
+    idle: float,
 ) -> None:
     """Load, say where, and answer until asked to stop.
 
@@ -45,11 +46,13 @@ def go(
     if ray is not None:
         from demask.serve.cluster import Replicas, serve_replicas
 
-        pool = Replicas(model, replicas, most or replicas, gpus, threads)
+        pool = Replicas(model, replicas, most or replicas, gpus, threads, idle)
         serve_replicas(pool, ray, host=host, port=port, keys=known, limits=limits, ready=ready)
         return
-    if (replicas, most, gpus) != (1, None, 0.0):
-        raise SpecError("--replicas, --most-replicas and --gpus are for --ray; leave them out, or write --ray local")
+    if (replicas, most, gpus, idle) != (1, None, 0.0, 600.0):
+        raise SpecError(
+            "--replicas, --most-replicas, --gpus and --idle are for --ray; leave them out, or write --ray local"
+        )
     if threads is not None:
         import torch
 

@@ -1,6 +1,6 @@
 """From rows to results: batches of similar length, each row as if alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import groupby
@@ -23,6 +23,7 @@ from demask.loop import Run, Status, steps
 from demask.samplers import Stopped, inside
 
 UNSEEN: Final = -2  # the step of a token that is still masked
+MOST: Final = 4096  # steps of a row
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,8 @@ class Job:
         """Generate rows in batches of similar length, and return the results in the order of the rows."""
         out: dict[int, Result] = {}
 
-        def shape(index: int) -> tuple[tuple[object, ...], int]:
-            layout = rows[index].layout
-            guided = (layout.masked,) if self.recipe.guidance else ()  # then all rows of a batch are given alike
-            return (layout.healed, *guided), len(layout.tokens)
+        def shape(index: int) -> tuple[Any, int]:
+            return self._alike(rows[index]), len(rows[index].layout.tokens)
 
         for _, group in groupby(sorted(range(len(rows)), key=shape), key=lambda index: shape(index)[0]):
             members = list(group)
@@ -88,6 +87,14 @@ class Job:
             yield self.show(row, run, len(passes) - 2)
         yield from self.tell([row], run, torch.stack(passes))
 
+    def kind(self, row: Row) -> Hashable:
+        """Return what rows of one model must have in common to be turned together, also those of other jobs."""
+        return self.recipe, self.ends, row.layout.template.ends, self._alike(row)
+
+    def _alike(self, row: Row) -> tuple[Any, ...]:
+        """Return what the rows of one batch of a job have in common: where they are healed, and given if that matters."""
+        return (row.layout.healed, row.layout.masked) if self.recipe.guidance else (row.layout.healed,)
+
     def show(self, row: Row, run: Run, step: int) -> Frame:
         """Return the canvas of the only row of a run after a step, -1 before the first."""
         tokens, when = self.shown(row, run)
@@ -102,7 +109,12 @@ class Job:
         return run.tokens[0, :size].masked_fill(when == UNSEEN, self.tokenizer.end).tolist(), when.tolist()
 
     def turns(self, rows: Sequence[Row]) -> Iterator[Run]:
-        """Turn the loop on rows whose gaps are healed at the same positions, and that are given alike where it matters."""
+        """Turn the loop on rows of one `kind`."""
+        denoiser, sampler, canvas, chance = self.prepared(rows)
+        return steps(denoiser, sampler, canvas, key=chance, max_steps=MOST)
+
+    def prepared(self, rows: Sequence[Row]) -> tuple[Denoiser, Sampler[Any], Canvas, Keyed]:
+        """Return what the loop takes for rows of one `kind`: denoiser, sampler, canvas and chance."""
         width = max(len(row.layout.tokens) for row in rows)
         tokens = torch.full((len(rows), width), ABSENT)
         masked = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -128,7 +140,7 @@ class Job:
         denoiser = self.recipe.wrap(denoiser, ends=ends(self.tokenizer), given=given)
         stops = self._stops(rows[0])
         sampler = self.sampler if stops is None else inside(self.sampler, Stopped, self.tokenizer.end, stops.found)
-        return steps(denoiser, sampler, canvas, key=chance)
+        return denoiser, sampler, canvas, chance
 
     def _stops(self, row: Row) -> Stops | None:
         """Return where the texts of a batch stop; gaps have their sizes and never do."""
@@ -141,7 +153,7 @@ class Job:
         """Tell of every row; `passes` are (1 + steps, B), those before the first step in front."""
         if run.status is not Status.FINISHED:
             raise GenerateError(
-                "the rows are not finished after 4096 steps; use a schedule that unmasks more at a time"
+                f"the rows are not finished after {MOST} steps; use a schedule that unmasks more at a time"
             )
         end, stops = self.tokenizer.end, self._stops(rows[0])
         certificate = cache(partial(self.recipe.certificate, self.curve))

@@ -9,8 +9,9 @@ from torch import Tensor
 from demask.canvas import Canvas, Marginals
 from demask.contracts import Chance, Denoiser, Info, Law, Sampler, Step
 from demask.errors import ParticleError
+from demask.rows import select
 from demask.samplers.parallel import Asked, Passing
-from demask.samplers.particles import checked, copies, select, shares, split
+from demask.samplers.particles import checked, copies, shares, split
 from demask.samplers.potentials import Foresight, Potential
 
 

@@ -1,41 +1,14 @@
 """Several trajectories of every row: copies of its state, each with its own draws."""
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar, cast
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from demask.contracts import Chance, Sampler
 from demask.errors import ParticleError
-
-T = TypeVar("T")
-
-
-def select(value: T, keep: Tensor) -> T:
-    """Keep some rows of a sampler's state, or of what a step told: a (B,) bool, or row numbers, also repeated.
-
-    Everything in it that has rows has them first, or a method `rows` that keeps them; the rest belongs to the run.
-
-    Example:
-        >>> from demask import Canvas
-        >>> from demask.chance import Keyed
-        >>> from demask.samplers import State
-        >>> canvas = Canvas(torch.tensor([[4], [5]]), torch.tensor([[False], [False]]))
-        >>> select(State(canvas, canvas.masked, Keyed.of(0, torch.arange(2))), torch.tensor([1, 1])).canvas
-        Canvas([[5], [5]])
-    """
-    if hasattr(value, "rows"):
-        return cast(T, value.rows(keep))
-    if isinstance(value, Tensor):
-        return cast(T, value[keep]) if value.ndim else value
-    if is_dataclass(value) and not isinstance(value, type):
-        parts: dict[str, Any] = {field.name: select(getattr(value, field.name), keep) for field in fields(value)}
-        return cast(T, replace(value, **parts))
-    if isinstance(value, tuple):
-        return cast(T, tuple(select(part, keep) for part in value))
-    return value
 
 
 def copies(rows: int, count: int, device: torch.device) -> Tensor:

@@ -10,9 +10,10 @@ from torch import Tensor
 from demask.canvas import Canvas, Marginals, without
 from demask.contracts import Chance, Denoiser, Info, Law, Sampler, Step
 from demask.errors import ParticleError
+from demask.rows import select
 from demask.samplers.editing import Editing
 from demask.samplers.parallel import Asked
-from demask.samplers.particles import checked, copies, select, shares, split
+from demask.samplers.particles import checked, copies, shares, split
 from demask.samplers.potentials import Potential, SelfReward
 from demask.samplers.remasking import Remasking
 from demask.samplers.resampling import SCHEMES

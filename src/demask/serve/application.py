@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,7 +20,8 @@ from starlette.exceptions import HTTPException as Refused
 from demask.errors import DemaskError
 from demask.generate import Result
 from demask.serve.answers import Shape, canvas
-from demask.serve.engine import Busy, Closed, Engine, Event, Expired, Ticket
+from demask.serve.engine import Busy, Closed, Engine, Expired
+from demask.serve.group import Event, Ticket
 from demask.serve.metrics import Metrics
 from demask.serve.requests import Chat, Common, Completion, Fill
 
@@ -61,6 +63,8 @@ def application(
         path = getattr(route, "path", "unknown")
         metrics.requests.labels(path, response.status_code).inc()
         fields = {"id": request.state.id, "method": request.method, "path": path, "status": response.status_code}
+        if getattr(request.state, "user", None) is not None:
+            fields["user"] = request.state.user
         LOG.info(json.dumps(fields | {"ms": round(1e3 * (time.perf_counter() - began), 1)}))
         return response
 
@@ -78,7 +82,7 @@ def application(
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:
-        LOG.error("request %s failed", request.state.id, exc_info=error)
+        _log(request.state.id, error)
         return _error(500, f"a fault of the server; its log tells of request {request.state.id}")
 
     @app.post("/v1/completions", response_model=None)
@@ -124,8 +128,10 @@ def application(
     ) -> Response:
         if body.model not in (None, name):
             raise HTTPException(404, f"this server has one model, {name!r}; leave model out, or name it")
-        if body.stream_options is not None and not body.stream:
-            raise HTTPException(400, "stream_options without stream")
+        for option in ("stream_options", "stream_mode"):
+            if getattr(body, option) is not None and not body.stream:
+                raise HTTPException(400, f"{option} without stream; it would be ignored")
+        request.state.user = body.user
         seed = secrets.randbits(31) if body.seed is None else body.seed
         shape = Shape(request.state.id, kind, name, seed, echo, body.return_steps)
         try:
@@ -304,7 +310,14 @@ def _why(error: Exception, identity: str) -> tuple[int, str]:
         return 400, str(error)
     if isinstance(error, Expired):
         return 504, str(error)
+    _log(identity, error)
     return 500, f"the model failed; the server's log tells of request {identity}"
+
+
+def _log(identity: str, error: Exception) -> None:
+    """Log what went wrong with a request, as one line."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    LOG.error(json.dumps({"id": identity, "error": f"{type(error).__name__}: {error}", "where": where}))
 
 
 def _error(

@@ -5,13 +5,15 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from demask.batch.cluster import join
 from demask.errors import SpecError
 from demask.generate import load
 from demask.serve.limits import Limits
 from demask.serve.server import LOOPBACK, assemble
+
+_PATIENCE: Final = 30.0  # seconds of load before there is one more
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Replicas:
         most: replicas under load.
         gpus: of each; 0 for CPUs.
         threads: of torch in each; None: what torch chooses.
+        idle: seconds of little load after which the replicas above `least` end, one by one; > 0.
+
+    Raises:
+        SpecError: numbers that do not fit.
 
     Example:
         >>> Replicas("demask/notes", 2, 1)
@@ -38,8 +44,11 @@ class Replicas:
     most: int = 1
     gpus: float = 0.0
     threads: int | None = None
+    idle: float = 600.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.idle < float("inf"):
+            raise SpecError(f"idle = {self.idle} seconds; expected a number > 0, such as 600")
         if not 1 <= self.least <= self.most:
             raise SpecError(f"at least {self.least} replicas and at most {self.most}; expected 1 <= least <= most")
 
@@ -65,7 +74,9 @@ class Replicas:
 
         scale: dict[str, Any] = {"num_replicas": self.least}
         if self.most > self.least:
-            scaling = {"min_replicas": self.least, "max_replicas": self.most, "target_ongoing_requests": limits.rows}
+            scaling: dict[str, Any] = {"min_replicas": self.least, "max_replicas": self.most}
+            scaling |= {"upscale_delay_s": min(_PATIENCE, self.idle), "downscale_delay_s": self.idle}
+            scaling["target_ongoing_requests"] = limits.rows
             scale = {"autoscaling_config": scaling}
         return serve.deployment(
             name="demask",

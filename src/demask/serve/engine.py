@@ -1,33 +1,33 @@
 """One thread that decodes the rows of many requests: one forward pass per turn answers them all.
 
-Every row is a run of its own, of the same loop that `Model.generate` turns. Its denoiser has no answer at first (`Later`),
-so the run waits; the engine asks the model once for all that wait, and each run takes its step again with its answer. So
-rows of different lengths, prompts, samplers and schedules join and leave between steps, and a row's tokens are those it
-would have alone.
+Rows of one recipe are one run of the loop that `Model.generate` turns, which they join and leave between steps (`Group`);
+so a step costs as much as that of a batch. Of several groups the denoisers have no answer at first (`Later`): the engine
+asks the model once for all that wait, and each group takes its step again with its answer. So rows of different lengths,
+prompts, samplers and schedules share every pass, and a row's tokens are those it would have alone.
 """
 
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, Protocol
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import compress
+from typing import Any, Final, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from demask.canvas import ABSENT, Canvas, Marginals
-from demask.contracts import Denoiser, Later
-from demask.errors import DemaskError, SpecError
+from demask.canvas import Canvas, Marginals
+from demask.contracts import Later
+from demask.errors import SpecError
 from demask.generate import Model
-from demask.generate.job import UNSEEN, Job, Row
 from demask.generate.template import Template
-from demask.loop import Run, Status
+from demask.serve.group import Group, Ticket, together
 from demask.serve.limits import Limits
 
-Show = Literal["nothing", "text", "canvas"]
-Event = tuple[Literal["canvas", "text", "done", "failed"], Any]
+T = TypeVar("T")
 LOG: Final = logging.getLogger("demask.serve")
 
 
@@ -39,116 +39,15 @@ class Closed(RuntimeError):  # noqa: N818
     """The engine finishes what it has and takes nothing more."""
 
 
-class Expired(RuntimeError):  # noqa: N818
+class Expired(TimeoutError):  # noqa: N818
     """The deadline of a request has passed."""
 
 
 class Watch(Protocol):
     """What an engine tells of itself."""
 
-    def turned(self, rows: int, seconds: float, model: float) -> None:
-        """See one pass: of so many rows, and the seconds of the turn and of the model in it."""
-
-
-class Deferred:
-    """A denoiser whose answers come later: it keeps what is asked, and raises `Later`.
-
-    Within a step the answers are found again by their order, since a step that is taken again asks the same.
-    """
-
-    def __init__(self, device: torch.device | str) -> None:
-        self.device = device
-        self.asked: tuple[Canvas, Tensor] | None = None
-        self._answers: list[Marginals] = []
-        self._next = 0
-
-    def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
-        """Answer again what was answered within the step.
-
-        Raises:
-            Later: this is asked for the first time.
-        """
-        if self._next < len(self._answers):
-            self._next += 1
-            return self._answers[self._next - 1]
-        self.asked = (canvas, where)
-        raise Later
-
-    def answer(self, marginals: Marginals) -> None:
-        """Give the answer to what was asked."""
-        self._answers.append(marginals)
-        self.asked, self._next = None, 0
-
-    def entropies(self, places: Sequence[int]) -> list[float | None]:
-        """Return the entropy of the model's law at places of the only row, in nats; None where it was not asked."""
-        last = self._answers[-1] if self._answers else None
-        if last is None or len(last.where) != 1:
-            return [None] * len(places)
-        entropies, asked = last.spread(last.entropy)[0].tolist(), last.where[0].tolist()
-        return [round(entropies[place], 4) if asked[place] else None for place in places]
-
-    def forget(self) -> None:
-        """Begin a new step."""
-        self._answers, self._next = [], 0
-
-
-@dataclass(eq=False)
-class Ticket:
-    """One row under way.
-
-    Parameters:
-        job, row: as `Model.prepare` returns them.
-        deferred: the denoiser of the job.
-        show: what is told besides the result.
-        tell: called with every event, in the thread of the engine.
-        deadline: in seconds of `time.monotonic`.
-    """
-
-    job: Job
-    row: Row
-    deferred: Deferred
-    show: Show = "nothing"
-    tell: Callable[[Event], None] = lambda event: None
-    deadline: float = float("inf")
-    cancelled: bool = False
-    size: int = 0
-    _passes: list[Tensor] = field(default_factory=list)
-    _runs: Iterator[Run] | None = None
-    _run: Run | None = None
-
-    @classmethod
-    def prepare(
-        cls, model: Model, prompt: str | Template, max_new_tokens: int | None = None, **options: Any
-    ) -> "Ticket":
-        """Check everything and compute nothing; `options` are the key, the row and the settings of `Model.generate`.
-
-        Raises: what `Model.generate` raises, or `Model.fill` for a `Template`.
-        """
-        deferred = Deferred(getattr(model.denoiser, "device", "cpu"))
-        job, row = replace(model, denoiser=deferred).prepare(prompt, max_new_tokens, **options)
-        return cls(job, row, deferred, size=max(len(row.layout.tokens), model.window or 0))
-
-    def advance(self) -> bool:
-        """Go on until an answer is needed; return whether one is."""
-        if self._runs is None:
-            self._runs = self.job.turns([self.row])
-        for run in self._runs:
-            if run.status is Status.WAITING:
-                return True
-            self._run = run
-            self._passes.append(run.nfe)
-            if self.show == "canvas":
-                frame = self.job.show(self.row, run, len(self._passes) - 2)
-                self.tell(("canvas", (frame, self.deferred.entropies(frame.fresh))))
-            elif self.show == "text":
-                tokens, when = self.job.shown(self.row, run)
-                known = [turn != UNSEEN for turn in when]
-                self.tell(("text", self.row.layout.texts(tokens, known)[0]))
-            self.deferred.forget()
-        assert self._run is not None
-        (result,) = self.job.tell([self.row], self._run, torch.stack(self._passes))
-        self.tell(("done", result))
-        return False
+    def turned(self, rows: int, seconds: float, model: float, step: float) -> None:
+        """See one turn of so many rows: its seconds, those of the model in it, and those of the samplers' own work."""
 
 
 class Engine:
@@ -179,6 +78,8 @@ class Engine:
         self._condition = threading.Condition()
         self._queue: deque[Ticket] = deque()
         self._active: list[Ticket] = []
+        self._groups: list[Group] = []
+        self._model_seconds = self._step_seconds = 0.0  # of this turn
         self._open, self._stopped = True, False
         self._thread = threading.Thread(target=self._work, name="demask-engine", daemon=True)
 
@@ -209,6 +110,9 @@ class Engine:
                 raise Closed("the server is shutting down")
             if len(self._queue) + len(tickets) > self.limits.queue:
                 raise Busy(f"{len(self._queue)} rows wait, and {self.limits.queue} may")
+            owner = object()
+            for ticket in tickets:
+                ticket.owner = owner
             self._queue.extend(tickets)
             self._condition.notify_all()
 
@@ -246,136 +150,136 @@ class Engine:
                     self._condition.wait()
                 if self._stopped and not self._queue and not self._active:
                     return
+                began, self._model_seconds, self._step_seconds = time.perf_counter(), 0.0, 0.0
                 new = self._admit()
             try:
-                self._turn(new)
+                rows = self._turn(new)
             except Exception:  # a fault of ours must not end the thread: say it, and free every row
                 LOG.exception("a turn failed")
-                for ticket in (*self._active, *new):
-                    ticket.tell(("failed", RuntimeError("the turn failed")))
-                with self._condition:
-                    self._active = []
+                rows, self._groups = 0, []
+                for ticket in self._active:
+                    ticket.fail(RuntimeError("the turn failed"))
+            with self._condition:
+                self._active = [ticket for group in self._groups for ticket in group.tickets]
+            if rows and self.watch is not None:
+                seconds = time.perf_counter() - began
+                self.watch.turned(rows, seconds, self._model_seconds, self._step_seconds)
 
     def _admit(self) -> list[Ticket]:
-        """Take from the queue, first come first served, what fits beside the rows under way."""
+        """Take from the queue what fits beside the rows under way.
+
+        The next one is of the request that has the fewest rows under way, of equals the first that came: so every request
+        has a row before one has two.
+        """
+        stays = [not _over(ticket) for ticket in self._queue]
+        if not all(stays):
+            self._queue = deque(compress(self._queue, stays))
         new: list[Ticket] = []
         positions = sum(ticket.size for ticket in self._active)
-        while self._queue and len(self._active) + len(new) < self.limits.rows:
-            if (self._active or new) and positions + self._queue[0].size > self.limits.positions:
+        rows = Counter(ticket.owner for ticket in self._active)
+        while self._queue and len(self._active) < self.limits.rows:
+            ticket = min(self._queue, key=lambda one: rows[one.owner])
+            positions += ticket.size
+            if self._active and positions > self.limits.positions:
                 break
-            positions += self._queue[0].size
-            new.append(self._queue.popleft())
+            self._queue.remove(ticket)
+            rows[ticket.owner] += 1
+            new.append(ticket)
+            self._active.append(ticket)
         return new
 
-    def _turn(self, new: list[Ticket]) -> None:
-        """Ask once for every row that waits for an answer, and take its step."""
-        began = time.perf_counter()
-        with self._condition:
-            self._active = [*self._active, *new]
-        fresh = set(map(id, new))
-        waiting = [ticket for ticket in self._active if id(ticket) not in fresh or self._advance(ticket)]
-        waiting = [ticket for ticket in waiting if not self._over(ticket)]
-        model = time.perf_counter()
-        if waiting:
-            answered = self._ask(waiting)
-            model = time.perf_counter() - model
-            left = [ticket for ticket in answered if self._advance(ticket)]
-            if self.watch is not None:
-                self.watch.turned(len(waiting), time.perf_counter() - began, model)
+    def _turn(self, new: list[Ticket]) -> int:
+        """Ask once for every row, and take its step; return how many rows there were."""
+        for ticket in new:
+            try:
+                self._groups.append(Group.of(ticket))
+                self._groups[-1].finish()
+            except Exception as error:
+                ticket.fail(error)
+        for group in self._groups:
+            if not group.deferred.answers:  # rows come and go between steps
+                group.keep([not _over(ticket) for ticket in group.tickets])
+        self._groups = [group for group in self._groups if group.tickets]
+        if len(self._groups) > 1:
+            self._groups = Group.merged(self._groups)
+        rows = sum(len(group.tickets) for group in self._groups)
+        if len(self._groups) == 1:
+            self._step(self._groups[0], at_once=True)
         else:
-            left = []
-        with self._condition:
-            self._active = left
+            waiting = [group for group in list(self._groups) if not self._step(group)]
+            if waiting:
+                self._ask(waiting)
+        self._groups = [group for group in self._groups if group.tickets]
+        return rows
 
-    def _over(self, ticket: Ticket) -> bool:
-        """Whether nobody waits for a row any more."""
-        if not ticket.cancelled and time.monotonic() > ticket.deadline:
-            ticket.tell(("failed", Expired("the deadline has passed")))
-            return True
-        return ticket.cancelled
+    def _step(self, group: Group, *, at_once: bool = False) -> bool:
+        """Take a step of a group; return False if it waits for an answer.
 
-    @staticmethod
-    def _advance(ticket: Ticket) -> bool:
-        """Go on with a row; its own fault ends it alone."""
-        if ticket.cancelled:
-            return False
-        try:
-            return ticket.advance()
-        except Exception as error:
-            if not isinstance(error, DemaskError):
-                LOG.exception("a step failed")
-            ticket.tell(("failed", error))
-            return False
-
-    def _ask(self, tickets: list[Ticket]) -> list[Ticket]:
-        """Give every row its answer; where the pass fails, ask for each alone. Return the rows that have one.
-
-        A row of many particles asks for as many canvases: what does not fit into one pass goes into several.
+        Where it fails, it is taken for each row alone, and ends only those for which it fails again.
         """
-        sizes = [_asked(ticket)[1].numel() for ticket in tickets]
-        if sum(sizes) > self.limits.positions:
-            return self._apart(tickets, sizes)
+        began, model = time.perf_counter(), self._model_seconds
         try:
-            answers = together(self.model.denoiser, [_asked(ticket) for ticket in tickets])
+            info = group.step(partial(self._pass, rows=len(group.tickets)) if at_once else None)
+            self._step_seconds += time.perf_counter() - began - (self._model_seconds - model)
+            group.see(info)
+            group.finish()
+        except Later:
+            return False
         except Exception as error:
-            if len(tickets) == 1:
-                LOG.exception("the model failed")
-                tickets[0].tell(("failed", error))
-                return []
-            return [ticket for one in tickets for ticket in self._ask([one])]
-        for ticket, answer in zip(tickets, answers, strict=True):
-            ticket.deferred.answer(answer)
-        return tickets
+            if len(group.tickets) == 1:
+                group.tickets.pop().fail(error)
+                return True
+            LOG.warning("a step of %d rows failed (%r); each is asked alone", len(group.tickets), error)
+            alone = group.apart
+            group.tickets = []
+            self._groups += alone
+            for one in alone:
+                self._step(one, at_once=True)
+        return True
 
-    def _apart(self, tickets: list[Ticket], sizes: Sequence[int]) -> list[Ticket]:
-        """Ask in as few passes as there is room for, in the order of the rows."""
-        passes: list[list[Ticket]] = []
-        room = 0
-        for ticket, size in zip(tickets, sizes, strict=True):
-            if size > self.limits.positions:
-                ticket.tell(
-                    ("failed", SpecError(f"a step that asks of {size} positions; at most {self.limits.positions}"))
-                )
-                continue
-            if size > room:
-                passes.append([])
-                room = self.limits.positions
-            passes[-1].append(ticket)
-            room -= size
-        return [ticket for some in passes for ticket in self._ask(some)]
+    def _ask(self, groups: list[Group]) -> None:
+        """Answer groups that wait, by one pass if it is possible, and take their steps."""
+        asks = [group.deferred.asked for group in groups if group.deferred.asked is not None]
+        if sum(where.numel() for _, where in asks) <= self.limits.positions:
+            try:
+                answers = self._timed(partial(together, self.model.denoiser, asks))
+            except Exception as error:
+                LOG.warning("a pass for %d groups failed (%r); each is asked alone", len(groups), error)
+            else:
+                for group, answer in zip(groups, answers, strict=True):
+                    group.deferred.answer(answer)
+                    self._step(group)
+                return
+        for group in groups:
+            self._step(group, at_once=True)
 
+    def _pass(self, canvas: Canvas, where: Tensor, *, rows: int) -> Marginals:
+        """Answer what a group of so many rows asks, in as few passes as there is room for.
 
-def together(denoiser: Denoiser, asks: Sequence[tuple[Canvas, Tensor]]) -> list[Marginals]:
-    """Answer several asks by one pass.
+        Raises:
+            SpecError: a row asks of more than one pass has room for, a row of many particles say.
+        """
+        most, width = self.limits.positions, where.shape[1]
+        if where.numel() <= most:
+            return self._timed(partial(self.model.denoiser, canvas, where))
+        if width > most or where.numel() > most * rows:
+            raise SpecError(f"a step that asks of {where.numel() // rows} positions; at most {most}")
+        answers = []
+        for some in torch.split(torch.arange(len(where), device=where.device), most // width):
+            answers.append(self._timed(partial(self.model.denoiser, canvas.rows(some), where[some])))
+        return replace(answers[0], where=where, logits=torch.cat([answer.logits for answer in answers]))
 
-    Parameters:
-        denoiser: asked once.
-        asks: canvases (B_i, N_i) and the positions (B_i, N_i) that are asked of each.
-
-    Example:
-        >>> from demask.oracles import parity
-        >>> blank = Canvas.blank(1, 3)
-        >>> [answer.logits.shape for answer in together(parity(3), [(blank, blank.masked)] * 2)]
-        [torch.Size([3, 2]), torch.Size([3, 2])]
-    """
-    if len(asks) == 1:
-        return [denoiser(*asks[0])]
-    width = max(where.shape[1] for _, where in asks)
-    canvas = Canvas(
-        torch.cat([_wide(canvas.tokens, width, ABSENT) for canvas, _ in asks]),
-        torch.cat([_wide(canvas.masked, width, False) for canvas, _ in asks]),
-    )
-    where = torch.cat([_wide(where, width, False) for _, where in asks])
-    answer = denoiser(canvas, where)
-    counts = torch.stack([where.sum() for _, where in asks]).tolist()
-    logits = torch.split(answer.logits, counts)
-    return [replace(answer, where=ask[1], logits=part) for ask, part in zip(asks, logits, strict=True)]
+    def _timed(self, ask: Callable[[], T]) -> T:
+        """Ask the model, and count its seconds."""
+        began = time.perf_counter()
+        try:
+            return ask()
+        finally:
+            self._model_seconds += time.perf_counter() - began
 
 
-def _asked(ticket: Ticket) -> tuple[Canvas, Tensor]:
-    assert ticket.deferred.asked is not None
-    return ticket.deferred.asked
-
-
-def _wide(values: Tensor, width: int, filler: int) -> Tensor:
-    return torch.nn.functional.pad(values, (0, width - values.shape[1]), value=filler)
+def _over(ticket: Ticket) -> bool:
+    """Whether nobody waits for a row any more; one that is late is told so."""
+    if not ticket.cancelled and time.monotonic() > ticket.deadline:
+        ticket.fail(Expired("the deadline has passed"))
+    return ticket.cancelled

@@ -19,8 +19,9 @@ class Metrics:
         self.nfe = self._counter("nfe", "Forward passes as every row counts its own.")
         self.steps = self._counter("steps", "Steps of finished rows.")
         self.tokens = self._counter("generated_tokens", "Tokens generated.")
-        self.overhead = self._counter("engine_seconds", "Seconds of turns, outside the model.")
         self.model = self._counter("model_seconds", "Seconds of turns, in the model.")
+        self.step = self._counter("step_seconds", "Seconds of turns, in the samplers' own steps.")
+        self.engine = self._counter("engine_seconds", "Seconds of turns, in neither of them: what serving costs.")
         self.batch = Histogram(
             "demask_batch_rows",
             "Rows of one forward pass.",
@@ -34,12 +35,13 @@ class Metrics:
         """Show a number that is asked for when it is read."""
         Gauge(f"demask_{name}", about, registry=self.registry).set_function(value)
 
-    def turned(self, rows: int, seconds: float, model: float) -> None:
-        """See one pass of the engine."""
+    def turned(self, rows: int, seconds: float, model: float, step: float) -> None:
+        """See one turn of the engine."""
         self.passes.inc()
         self.batch.observe(rows)
         self.model.inc(model)
-        self.overhead.inc(max(0.0, seconds - model))
+        self.step.inc(max(0.0, step))
+        self.engine.inc(max(0.0, seconds - model - step))
 
     def finished(self, result: Result) -> None:
         """See one row."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from demask.errors import GenerateError, SpecError
 from demask.generate import Model
 from demask.generate.template import Template
-from demask.registry import KINDS, plain
+from demask.registry import KINDS, parsed, plain
 
 _KINDS: Final = ("schedule", "order", "verifier", "sampler", "strategy", "potential")
 _LOCAL: Final = {"learned"}  # reads a folder: not for those who are elsewhere
@@ -39,7 +39,7 @@ class Common(_Strict):
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    stream_mode: Literal["block", "canvas"] = "block"
+    stream_mode: Literal["block", "canvas"] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Count | None = None
@@ -96,7 +96,7 @@ class Completion(Common):
     stop: Text | list[Text] | None = None
     echo: bool = False
     best_of: Literal[1] | None = None
-    logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+    logprobs: None = None
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
@@ -173,7 +173,7 @@ def check(text: str | None) -> None:
     if text is None:
         return
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        tree = parsed(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise SpecError("a specification that cannot be read; write name or name(option=value)") from None
     for node in ast.walk(tree):

@@ -20,7 +20,6 @@ from demask.errors import TrainingError
 from demask.tokenizer import Tokenizer
 
 FILLS: Final = ("packed", "windows")
-_POSITIVE: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class Fresh:
 
     def batch(self, chance: Keyed) -> Batch:
         """Return one new text per row."""
-        texts = self.source.sample(len(chance.names), key=chance.fork("text").path & _POSITIVE)
+        texts = self.source.sample(len(chance.names), key=chance.fork("text").seed)
         ids = [self.tokenizer.encode(text) for text in texts]
         longest = max(map(len, ids))
         if longest >= self.context:

@@ -11,7 +11,7 @@ function request(side) {
   const prompt = at("prompt").value;
   const body = { seed: number("seed"), temperature: number("temperature"), steps: number("steps-" + side),
     schedule: value("schedule-" + side) || undefined, order: value("order-" + side) || undefined,
-    stream: true, stream_mode: "canvas", return_steps: true };
+    sampler: value("sampler-" + side) || undefined, stream: true, stream_mode: "canvas", return_steps: true };
   if (/\[MASK/.test(prompt)) return ["/v1/fill", { ...body, template: prompt }];
   return ["/v1/completions", { ...body, prompt, max_tokens: number("tokens") }];
 }
@@ -150,6 +150,9 @@ const certified = (certificate) => Object.entries(certificate)
   .filter(([, part]) => ["number", "string"].includes(typeof part))
   .map(([name, part]) => `${name} ${typeof part === "number" ? Number(part.toPrecision(4)) : part}`).join(", ");
 
+const named = (side) => value("sampler-" + side) || [value("schedule-" + side) || "default schedule",
+  value("order-" + side) || "default order", value("steps-" + side) && value("steps-" + side) + " steps"].filter(Boolean).join(", ");
+
 function fail(error) {
   at("error").textContent = error.message;
   at("error").hidden = false;
@@ -167,8 +170,7 @@ at("form").addEventListener("submit", async (event) => {
   at("error").hidden = true;
   at("go").disabled = true;
   const sides = at("compare").checked ? ["a", "b"] : ["a"];
-  runs = sides.map((side) => ({ title: side.toUpperCase() + ": " + [value("schedule-" + side) || "default schedule",
-    value("order-" + side) || "default order", value("steps-" + side) && value("steps-" + side) + " steps"].filter(Boolean).join(", "), frames: [] }));
+  runs = sides.map((side) => ({ title: side.toUpperCase() + ": " + named(side), frames: [] }));
   try {
     await Promise.all(sides.map((side, index) => play(runs[index], ...request(side))));
   } catch (error) {
@@ -205,7 +207,9 @@ at("file").addEventListener("change", async () => {
       frames.push({ step, masked, cells: saved.cells.map((cell, place) => (masked[place] ? "░" : cell)),
         fresh: saved.when.flatMap((when, place) => (step >= 0 && when === step ? [place] : [])), nfe: step < 0 ? 0 : saved.passes[step] });
     }
-    runs = [{ title: at("file").files[0].name, frames }];
+    const nfe = saved.passes.at(-1);
+    const told = { law: saved.law, certificate: saved.certificate, tokens_per_forward: Number((saved.new / Math.max(1, nfe)).toFixed(3)) };
+    runs = [{ title: at("file").files[0].name, frames, told }];
     at("time").max = frames.length - 1;
     at("time").value = frames.length - 1;
     draw();
