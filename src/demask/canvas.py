@@ -165,7 +165,9 @@ class Marginals:
             below = torch.sub(chunk, top, out=scratch[0])
             powers = torch.exp(below, out=scratch[1])
             mass = powers.sum(-1)
-            floor = -800.0 if below.dtype == torch.float64 else -120.0  # below it powers are 0, and 0 * -inf would be nan
+            floor = (
+                -800.0 if below.dtype == torch.float64 else -120.0
+            )  # below it powers are 0, and 0 * -inf would be nan
             return top[:, 0], mass, mass.log() - powers.mul_(below.clamp_(min=floor)).sum(-1) / mass
 
         *known, entropy = _by_chunk(self.logits, reduce)

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, repeat
 from math import comb, exp, log, pi
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -24,10 +24,13 @@ from demask.errors import CanvasError
 _GOLDEN: Final = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1: Final = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2: Final = 0x94D049BB133111EB - (1 << 64)
+_ALL: Final = (1 << 64) - 1
 _ROW_BITS: Final = 32
+_FEW: Final = 32  # draws that are made one by one
 
 # 64 bits each: an array on a host, where that is several times faster for a few rows.
 Words = Tensor | NDArray[np.int64]
+W = TypeVar("W", Tensor, NDArray[np.int64], int)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +142,16 @@ class Keyed:
         return _mix(_mix(self._shared + _GOLDEN * (_words(self.names) + 1)))
 
     @cached_property
+    def _few(self) -> list[int]:
+        """The seeds as integers of Python: for few draws every call of an array's costs more than the arithmetic."""
+        seeds, tags = [], zip(*(tag.tolist() for tag in self.tags), strict=True) if self.tags else repeat(())
+        for shared, name, labels in zip(self._paths, self.names.tolist(), tags, strict=False):
+            for label in labels:
+                shared = _mix(shared ^ _mix(label + _GOLDEN))
+            seeds.append(_mix(_mix(shared + _GOLDEN * (name + 1))))
+        return seeds
+
+    @cached_property
     def _level(self) -> Tensor:
         return (_unit(_mix(self._shared)) + _radical_inverse(self.names)) % 1.0
 
@@ -148,7 +161,11 @@ class Keyed:
 
     def categorical(self, marginals: Marginals) -> Tensor:
         """Return one token per asked position."""
-        row, position = (_words(index) for index in marginals.where.nonzero(as_tuple=True))
+        places = marginals.where.nonzero()
+        if places.is_cpu and len(places) <= _FEW:
+            words = [_mix(self._few[row] + _GOLDEN * (position + 1)) for row, position in places.tolist()]
+            return marginals.draw(torch.tensor([_shift(word, 11) * 2.0**-53 for word in words], dtype=torch.float64))
+        row, position = map(_words, places.unbind(1))
         return marginals.draw(_unit(_mix(self._seeds[row] + _GOLDEN * (position + 1))))
 
     def outcome(self, probabilities: Tensor) -> Tensor:
@@ -386,16 +403,17 @@ def _words(x: Tensor) -> Words:
     return x.numpy() if x.is_cpu else x
 
 
-def _shift(x: Words, bits: int) -> Words:
+def _shift(x: W, bits: int) -> W:
     """Shift right, filling with zeros: the shift of signed numbers keeps the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: Words) -> Words:
+def _mix(x: W) -> W:
     """Scramble 64 bits, one to one (the finaliser of SplitMix64)."""
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
+    x = x ^ _shift(x, 31)
+    return x & _ALL if isinstance(x, int) else x  # an integer of Python does not overflow by itself
 
 
 def _unit(x: Words) -> Tensor:

@@ -212,7 +212,7 @@ class Course(Generic[S]):
 
         Raises: what the denoiser raises; nothing has changed then, and the same step can be taken again.
         """
-        meter = _Metered(denoiser, torch.zeros_like(self.count))
+        meter = _Metered(denoiser, self.nfe)
         turns = self.turns
         turn = turns[0] if len(set(turns)) == 1 else turns
         state, info = self.sampler.step(self.state, meter, self.chance.fork("step", turn))
@@ -228,7 +228,7 @@ class Course(Generic[S]):
             canvas=canvas,
             turns=tuple(turn + 1 for turn in turns),
             when=when.masked_fill(canvas.masked, -2),
-            nfe=self.nfe + meter.nfe,
+            nfe=meter.nfe,
             count=self.count + ~self.done,
             done=self.sampler.done(state),
         )
@@ -265,7 +265,7 @@ def claimed(denoiser: Denoiser, sampler: Sampler[Any]) -> Law:
     return Law.TILTED if _approximate(denoiser) else sampler.law
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Metered:
     """A denoiser that counts passes per row and leaves out the rows of which nothing is asked.
 
@@ -301,7 +301,8 @@ class _Metered:
         return vocabulary(self.inner)
 
     def _count(self, asked: Tensor, passes: int) -> None:
-        self.nfe.add_(asked.view(len(self.nfe), -1).sum(1) if len(asked) > len(self.nfe) else asked, alpha=passes)
+        several = asked.view(len(self.nfe), -1).sum(1) if len(asked) > len(self.nfe) else asked
+        self.nfe = self.nfe.add(several, alpha=passes)
 
 
 def _approximate(denoiser: object) -> bool:

@@ -61,6 +61,7 @@ class Job:
     ends: bool
     curve: Measurement | None
 
+    @torch.inference_mode()
     def results(self, rows: Sequence[Row], batch: int) -> list[Result]:
         """Generate rows in batches of similar length, and return the results in the order of the rows."""
         out: dict[int, Result] = {}
@@ -79,6 +80,7 @@ class Job:
                 out.update(zip(chosen, self.tell(part, run, torch.stack(passes)), strict=True))
         return [out[index] for index in range(len(rows))]
 
+    @torch.inference_mode()
     def stream(self, row: Row) -> Iterator[Frame | Result]:
         """Show the canvas of one row before the first step and after every one, then the result."""
         passes: list[Tensor] = []

@@ -1,5 +1,6 @@
 """Schedules that know nothing: the classical curves, the ancestral clock, and the best of those without randomness."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -178,12 +179,11 @@ class Binomial(Sizes):
         out.setflags(write=False)
         return out
 
-    def boundary(self, done: Ints, chance: Chance) -> Ints:
+    def boundary(self, done: Sequence[int], chance: Chance) -> list[int]:
         """Return the next boundary: what is unmasked when the clock next takes a token."""
         total = torch.full((len(done),), self.length, dtype=torch.int64)
         ends = chance.multinomial(total, torch.from_numpy(np.diff(self.shares))).cumsum(1).cpu().numpy()
-        following: Ints = np.where(ends > done[:, None], ends, self.length).min(axis=1)
-        return following
+        return np.where(ends > np.asarray(done)[:, None], ends, self.length).min(axis=1).tolist()
 
     def __repr__(self) -> str:
         return f"binomial(length={self.length}, steps={self.steps}, clock={self.clock!r})"

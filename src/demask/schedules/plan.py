@@ -81,8 +81,11 @@ class Sizes(ABC):
         """
 
     @abstractmethod
-    def boundary(self, done: Ints, chance: Chance) -> Ints:
-        """Return the next boundary after `done` (B,) unmasked tokens, (B,); `chance` is the run's."""
+    def boundary(self, done: Sequence[int], chance: Chance) -> list[int]:
+        """Return the next boundary of each row after `done` unmasked tokens; `chance` is the run's.
+
+        Numbers on the host, since they are few: calls of an array library would cost more than what they compute.
+        """
 
     @property
     def largest(self) -> int:
@@ -121,10 +124,10 @@ class Sizes(ABC):
         """
         chance = origin(Keyed.of(key, torch.arange(rows)).fork("run"))
         ends: list[list[int]] = [[] for _ in range(rows)]
-        done = np.zeros(rows, dtype=np.int64)
-        while (done < self.length).any():
+        done = [0] * rows
+        while any(some < self.length for some in done):
             done = self.boundary(done, chance)
-            for row, end in enumerate(done.tolist()):
+            for row, end in enumerate(done):
                 if not ends[row] or ends[row][-1] < end:
                     ends[row].append(end)
         return [Plan(np.diff(row, prepend=0).tolist()) for row in ends]
@@ -245,10 +248,10 @@ class Plan(Sizes):
         ends = np.asarray(self.boundaries)
         return (ends[np.searchsorted(ends, i)] - i).astype(np.float64)
 
-    def boundary(self, done: Ints, chance: Chance) -> Ints:
+    def boundary(self, done: Sequence[int], chance: Chance) -> list[int]:
         """Return the next boundary; nothing is random."""
         ends, last = self.boundaries, len(self.boundaries) - 1
-        return np.array([ends[min(bisect_right(ends, begin), last)] for begin in done.tolist()], dtype=np.int64)
+        return [ends[min(bisect_right(ends, begin), last)] for begin in done]
 
     def mixture(self) -> list[tuple[float, "Plan"]]:
         """Return the plan itself, with probability 1."""
@@ -379,19 +382,18 @@ def _highest(left: Floats, right: Floats) -> float:
 
 def _count(step: Step, plan: Callable[[int], Sizes]) -> Tensor:
     """Bring every row to the next boundary of the plan for its own number of positions."""
-    progress, chance = step.progress, origin(step.origin)
-    done = np.array(progress[0], dtype=np.int64)
-    open_rows = [row for row, (some, all_) in enumerate(zip(*progress, strict=True)) if some < all_]
-    lengths = {progress[1][row] for row in open_rows}
-    if len(lengths) == 1 and len(open_rows) == len(done):
-        out = plan(lengths.pop()).boundary(done, chance) - done
-    else:
-        out = np.zeros_like(done)
-        for length in sorted(lengths):
-            rows = np.array([row for row in open_rows if progress[1][row] == length])
-            some = chance.rows(torch.from_numpy(rows).to(step.canvas.device))
-            out[rows] = plan(length).boundary(done[rows], some) - done[rows]
-    return torch.from_numpy(out).to(step.canvas.device)
+    done, total = step.progress
+    chance, out = origin(step.origin), [0] * len(done)
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(total):
+        if done[row] < length:
+            groups.setdefault(length, []).append(row)
+    for length, rows in groups.items():
+        some = chance if len(rows) == len(done) else chance.rows(torch.tensor(rows, device=step.canvas.device))
+        begins = [done[row] for row in rows]
+        for row, begin, end in zip(rows, begins, plan(length).boundary(begins, some), strict=True):
+            out[row] = end - begin
+    return torch.tensor(out, dtype=torch.int64, device=step.canvas.device)
 
 
 @lru_cache(maxsize=4096)

@@ -1,5 +1,6 @@
 """The sequential TC equaliser: choose the first size at random, recurse on the rest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from demask.contracts import Chance
-from demask.schedules.plan import Floats, Ints, Sizes, check
+from demask.schedules.plan import Floats, Sizes, check
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class Sequential(Sizes):
         """Return the law of the next size with `left` tokens and `steps` steps left: P(s), s = 0 .. left."""
         return _first(self.steps, self.length, left, steps)
 
-    def boundary(self, done: Ints, chance: Chance) -> Ints:
+    def boundary(self, done: Sequence[int], chance: Chance) -> list[int]:
         """Return the next boundary, drawing all sizes up to it: O(K) draws, since this is a reference."""
-        end = np.zeros_like(done)
+        end = np.zeros(len(done), dtype=np.int64)
         for turn in range(self.steps):
-            behind = end <= done
+            behind = end <= np.asarray(done)
             if not behind.any():
                 break
             laws = np.zeros((len(done), self.length + 1))
@@ -49,7 +50,7 @@ class Sequential(Sizes):
                 laws[row, : len(law)] = law
             size = chance.fork(turn).outcome(torch.from_numpy(laws)).cpu().numpy()
             end = np.where(behind, end + size, end)
-        return end
+        return end.tolist()
 
     def __repr__(self) -> str:
         return f"sequential(length={self.length}, steps={self.steps})"

@@ -1,6 +1,7 @@
 """Random sizes from inclusion probabilities, drawn systematically."""
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import floor
@@ -12,7 +13,7 @@ from torch import Tensor
 from demask.chance import Keyed
 from demask.contracts import Chance
 from demask.errors import PlanError
-from demask.schedules.plan import Floats, Ints, Plan, Sizes, origin
+from demask.schedules.plan import Floats, Plan, Sizes, origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +82,15 @@ class Systematic(Sizes):
         r = (stop - i) * (1 + c[i - 1]) - (prefix[stop] - prefix[i])
         return np.maximum(r, 0.0).astype(np.float64)
 
-    def boundary(self, done: Ints, chance: Chance) -> Ints:
+    def boundary(self, done: Sequence[int], chance: Chance) -> list[int]:
         """Return the next boundary."""
-        ends, level = self._ends, chance.level(self._breaks).tolist()
-        out = []
-        for begin, u in zip(done.tolist(), level, strict=True):  # few rows: calls of numpy would cost more than this
+        ends, out = self._ends, []
+        for begin, u in zip(done, chance.level(self._breaks).tolist(), strict=True):
             turn = floor(ends[begin] + u) + 1  # boundary number k lies where C first reaches k - U, the last one at n
             while (end := bisect_left(ends, turn - u)) <= begin:  # a boundary at `begin` itself, by rounding
                 turn += 1
             out.append(end)
-        return np.array(out, dtype=np.int64)
+        return out
 
     def draw(self, rows: int, *, key: int) -> list[Plan]:
         """Draw the sizes of `rows` rows, stratified; the same that `sample` uses for this key."""
