@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import pairwise, permutations, repeat
 from math import comb, exp, log, pi
-from typing import Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ _FEW: Final = 32  # draws that are made one by one
 
 # 64 bits each: an array on a host, where that is several times faster for a few rows.
 Words = Tensor | NDArray[np.int64]
-W = TypeVar("W", Tensor, NDArray[np.int64], int)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +130,7 @@ class Keyed:
     @cached_property
     def _shared(self) -> Words:
         """64 bits that rows of equal tags have in common, (B,)."""
-        shared = _words(self.names.new_tensor(self.path).expand_as(self.names))
+        shared: Words = _words(self.names.new_tensor(self.path).expand_as(self.names))
         for tag in self.tags:
             shared = _mix(shared ^ _mix(_words(tag) + _GOLDEN))
         return shared
@@ -139,7 +138,8 @@ class Keyed:
     @cached_property
     def _seeds(self) -> Words:
         """64 bits of each row, (B,)."""
-        return _mix(_mix(self._shared + _GOLDEN * (_words(self.names) + 1)))
+        seeds: Words = _mix(_mix(self._shared + _GOLDEN * (_words(self.names) + 1)))
+        return seeds
 
     @cached_property
     def _few(self) -> list[int]:
@@ -403,13 +403,13 @@ def _words(x: Tensor) -> Words:
     return x.numpy() if x.is_cpu else x
 
 
-def _shift(x: W, bits: int) -> W:
+def _shift(x: Any, bits: int) -> Any:
     """Shift right, filling with zeros: the shift of signed numbers keeps the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: W) -> W:
-    """Scramble 64 bits, one to one (the finaliser of SplitMix64)."""
+def _mix(x: Any) -> Any:
+    """Scramble 64 bits of words or of an integer, one to one (the finaliser of SplitMix64)."""
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
     x = x ^ _shift(x, 31)

@@ -183,7 +183,8 @@ class Binomial(Sizes):
         """Return the next boundary: what is unmasked when the clock next takes a token."""
         total = torch.full((len(done),), self.length, dtype=torch.int64)
         ends = chance.multinomial(total, torch.from_numpy(np.diff(self.shares))).cumsum(1).cpu().numpy()
-        return np.where(ends > np.asarray(done)[:, None], ends, self.length).min(axis=1).tolist()
+        following: list[int] = np.where(ends > np.asarray(done)[:, None], ends, self.length).min(axis=1).tolist()
+        return following
 
     def __repr__(self) -> str:
         return f"binomial(length={self.length}, steps={self.steps}, clock={self.clock!r})"

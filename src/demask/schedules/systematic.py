@@ -134,7 +134,8 @@ class Systematic(Sizes):
 
     @cached_property
     def _ends(self) -> list[float]:
-        return self._cumulated.tolist()
+        ends: list[float] = self._cumulated.tolist()
+        return ends
 
     @cached_property
     def _breaks(self) -> Tensor:
