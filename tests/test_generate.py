@@ -97,6 +97,19 @@ def test_ragged_prompts_on_a_network_in_float32(network, window):
         )
 
 
+def test_a_network_that_has_generated_can_still_be_trained():
+    """Nothing that generation keeps is barred from a gradient; a stream leaves its reader's mode alone."""
+    torch.manual_seed(0)
+    network = Network(Shape(PIECES.size, 40, 32, 2, 2, 64))
+    model = Model(Transformer(network), PIECES, context=40, window=40)
+    model.generate("def", 4)
+    for _ in model.stream("def", 4):
+        assert not torch.is_inference_mode_enabled()
+    ids = torch.randint(PIECES.size, (1, 40))
+    network.logits(network(ids)).logsumexp(-1).sum().backward()
+    assert all(weights.grad is not None and weights.grad.isfinite().all() for weights in network.parameters())
+
+
 def test_samples_of_a_prompt_do_not_depend_on_how_many():
     assert CLOCK.generate("tick", 6, n=2, key=3) == CLOCK.generate("tick", 6, n=7, key=3)[:2]
     texts = {result.text for result in CLOCK.generate("tick", 6, n=30, key=3)}

@@ -143,6 +143,7 @@ class Engine:
         with self._condition:
             return not self._queue and not self._active
 
+    @torch.inference_mode()
     def _work(self) -> None:
         while True:
             with self._condition:
