@@ -124,7 +124,9 @@ def main() -> None:
         print(f"ready after {server.start:.1f} s\n")
         if arguments.soak:
             return soak(server, asked, arguments.soak)
-        print("| how | requests/s | p50, s | p99, s | turn: samplers' steps | turn: serving | first canvas, s, at most |")
+        print(
+            "| how | requests/s | p50, s | p99, s | turn: samplers' steps | turn: serving | first canvas, s, at most |"
+        )
         print("|---|---|---|---|---|---|---|")
         for clients in CLIENTS:
             before = server.figures()

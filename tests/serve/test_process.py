@@ -28,7 +28,7 @@ class Process:
         self.reader.start()
 
     def __enter__(self):
-        wait_until(lambda: self.process.poll() is not None or "serving" in "".join(self.log), 120)
+        wait_until(lambda: self.process.poll() is not None or "serving" in "".join(self.log), 300)
         found = re.search(r"serving (\S+) on (http://\S+);", "".join(self.log))
         assert found, self.log
         self.url = found[2]
