@@ -3,9 +3,9 @@
 Run as a script; about five minutes on two cores. A server process with the model inside, one thread of torch, and 1 to 64
 clients in this process. Requests ask for 8 to 80 tokens behind the openings of notes. One after another: each by
 `Model.generate`, alone. Static batching: groups of so many as there are clients, each generated to the end of its longest.
-Of the seconds of the engine's turns: what is spent in the model's forward passes is not shown; what the samplers' own steps
-take besides, as they do in `Model.generate`; and the rest, which is what serving costs.
-`--soak SECONDS` watches the memory of the server under 16 clients instead.
+One row is of requests with 8 different temperatures, which are as many runs. Of the seconds of the engine's turns, what is
+spent in the model's forward passes is not shown; what the samplers' own steps take besides, as they do in `Model.generate`,
+and the rest, which is what serving costs, are. `--soak SECONDS` watches the memory of the server under 16 clients instead.
 """
 
 import argparse
@@ -124,17 +124,23 @@ def main() -> None:
         print(f"ready after {server.start:.1f} s\n")
         if arguments.soak:
             return soak(server, asked, arguments.soak)
-        print("| how | requests/s | p50, s | p99, s | turn: samplers' steps | turn: serving | first canvas, s, at most |")
+        print(
+            "| how | requests/s | p50, s | p99, s | turn: samplers' steps | turn: serving | first canvas, s, at most |"
+        )
         print("|---|---|---|---|---|---|---|")
-        for clients in CLIENTS:
+        unlike = [body | {"temperature": 1 + number % 8 / 100} for number, body in enumerate(asked)]
+        for name, clients, bodies in (
+            *((f"server, {clients} clients", clients, asked) for clients in CLIENTS),
+            ("server, 32 clients, 8 settings", 32, unlike),
+        ):
             before = server.figures()
-            total, seconds, first = asyncio.run(ask(server.url, asked, clients))
+            total, seconds, first = asyncio.run(ask(server.url, bodies, clients))
             after = server.figures()
             grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
             model, step, engine = (grown[f"demask_{part}_seconds_total"] for part in ("model", "step", "engine"))
             whole = model + step + engine
             extra = f"{step / whole:.1%} | {engine / whole:.1%} | {max(first):.2f}"
-            print(line(f"server, {clients} clients", asked, total, seconds, extra), flush=True)
+            print(line(name, asked, total, seconds, extra), flush=True)
     for size in CLIENTS:
         name = "one after another" if size == 1 else f"static batches of {size}"
         print(line(name, asked, *static(asked, size)), flush=True)

@@ -4,7 +4,7 @@ import torch
 
 from demask.canvas import Canvas, Marginals
 from demask.chance import Keyed
-from demask.rows import join, kind, select
+from demask.rows import join, kind, narrow, select
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,3 +51,15 @@ def test_what_cannot_be_joined_is_like_nothing():
         assert theirs != ours
     assert kind(several, (2, 3)) != kind(several, (2, 3))
     assert kind(torch.zeros(1, 3), (1, 3)) != kind(torch.zeros(1, 4), (1, 4))
+
+
+def test_positions_that_no_row_has_are_dropped_everywhere():
+    both = join([kept(2, 5), kept(1, 3)])
+    law = Marginals(both.open, torch.zeros(13, 2))
+    left = select(both, torch.tensor([2]))
+    short, answer = narrow((left, law.rows(torch.tensor([2]))), (1, 5), 3)
+    assert short.canvas.shape == answer.where.shape == (1, 3)
+    assert torch.equal(short.open, torch.ones(1, 3, dtype=torch.bool))
+    assert (short.score.tolist(), short.turn) == ([0], 0)
+    assert answer.logits.shape == (3, 2)
+    assert torch.equal(short.chance.permutation(short.open), left.chance.permutation(left.open)[:, :3])

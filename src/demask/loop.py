@@ -13,7 +13,7 @@ from demask.canvas import Canvas, Marginals, without
 from demask.chance import Keyed
 from demask.contracts import Chance, Collector, Denoiser, Info, Later, Law, Sampler, noised, ranked, vocabulary
 from demask.errors import CanvasError
-from demask.rows import join, kind, select
+from demask.rows import join, kind, narrow, select
 
 S = TypeVar("S")
 _ROWS: Final = ("state", "canvas", "chance", "when", "nfe", "count", "done")  # of a course
@@ -239,6 +239,12 @@ class Course(Generic[S]):
         keep = torch.tensor(places, device=self.count.device)
         kept = {name: select(getattr(self, name), keep) for name in _ROWS}
         return replace(self, turns=tuple(self.turns[place] for place in places), **kept)
+
+    def narrow(self, width: int) -> "Course[S]":
+        """Drop the positions from `width` on; no row has any there."""
+        shape = self.canvas.shape
+        parts = {name: narrow(getattr(self, name), shape, width) for name in ("state", "canvas", "when")}
+        return replace(self, **parts)
 
     @property
     def kind(self) -> Hashable:

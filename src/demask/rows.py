@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from demask.canvas import ABSENT, Canvas
+from demask.canvas import ABSENT, Canvas, Marginals
 from demask.chance import Keyed
 
 T = TypeVar("T")
@@ -96,6 +96,31 @@ def join(values: Sequence[T]) -> T:
     if isinstance(first, tuple):
         return cast(T, tuple(join(parts) for parts in zip(*rest, strict=True)))
     return cast(T, first)
+
+
+def narrow(value: T, shape: tuple[int, int], width: int) -> T:
+    """Drop the positions from `width` on, of which no row has any: what `join` has added for a row that has left.
+
+    Parameters:
+        value: of a run.
+        shape: of its canvas, (B, N).
+        width: <= N.
+
+    Example:
+        >>> narrow(Canvas(torch.tensor([[7, -1]]), torch.tensor([[False, False]])), (1, 2), 1)
+        Canvas([[7]])
+    """
+    held: Any = value
+    if isinstance(held, Canvas):
+        return cast(T, Canvas(held.tokens[:, :width].contiguous(), held.masked[:, :width].contiguous()))
+    if isinstance(held, Marginals):
+        return cast(T, replace(held, where=held.where[:, :width].contiguous()))
+    if isinstance(held, Tensor):
+        return cast(T, held[:, :width].contiguous() if held.shape == shape else held)
+    if _parted(held) and not isinstance(held, Keyed):
+        parts = {field.name: narrow(getattr(held, field.name), shape, width) for field in fields(held)}
+        return cast(T, replace(held, **parts))
+    return cast(T, tuple(narrow(part, shape, width) for part in held)) if isinstance(held, tuple) else value
 
 
 _CANVAS = (("tokens", ABSENT), ("masked", False))

@@ -190,6 +190,35 @@ def test_a_model_that_fails_is_told_with_the_id_of_the_request(model, caplog):
     assert "in __call__" in told["where"]
 
 
+def test_a_client_that_leaves_a_stream_frees_its_rows_at_the_next_step(model):
+    import time
+
+    passes = []
+
+    def slow(canvas, where):
+        passes.append(len(canvas.tokens))
+        time.sleep(0.05)
+        return model.denoiser(canvas, where)
+
+    with Running(replace(model, denoiser=slow)) as server:
+        body = {"prompt": PROMPT, "seed": 1, "schedule": "uniform", "steps": 90, "n": 3, "stream": True}
+        with server.http.stream("POST", "/v1/completions", json=body | {"stream_mode": "canvas"}) as answer:
+            next(answer.iter_lines())
+            assert server.engine.active == 3
+        wait_until(lambda: server.engine.idle)
+        assert len(passes) < 60
+
+
+def test_who_asks_stands_in_the_log_and_what_does_not(running, caplog):
+    caplog.set_level("INFO", logger="demask.serve")
+    body = {"prompt": PROMPT, "max_tokens": 2, "seed": 1, "user": "u-17"}
+    running.http.post("/v1/completions", json=body, headers={"x-request-id": "mine"})
+    wait_until(lambda: caplog.records)
+    [told] = [json.loads(record.message) for record in caplog.records if "mine" in record.message]
+    assert (told["user"], told["path"], told["status"]) == ("u-17", "/v1/completions", 200)
+    assert "anna" not in caplog.text
+
+
 def test_other_pages_may_not_ask(running):
     """There is no CORS: a browser lets no page from elsewhere send JSON here, or read what comes back."""
     foreign = {"origin": "http://evil.example", "access-control-request-method": "POST"}

@@ -7,6 +7,7 @@ import pytest
 from demask.denoisers.transformer import Network, Shape, Transformer
 from demask.errors import GenerateError
 from demask.serve import Busy, Closed, Engine, Expired, Limits
+from demask.serve.group import Group
 from tests.serve.running import wait_until
 
 
@@ -93,6 +94,28 @@ def test_rows_that_join_in_flight_are_as_if_alone(quick, kinds):
     assert max(rows for rows, _ in turns) > 8
     if kinds == 1:
         assert {groups for _, groups in turns} <= {0, 1}  # one recipe is one run, whoever asks
+
+
+def test_a_long_row_that_has_left_costs_nothing_more(quick):
+    """Of a model without a window: what is asked is as wide as the longest row under way."""
+    model, widths, settings = replace(quick, window=None), [], {"schedule": "uniform", "steps": 9}
+
+    def watched(canvas, where):
+        widths.append(canvas.shape[1])
+        return quick.denoiser(canvas, where)
+
+    engine, told = Engine(model), []
+    long, short = (engine.ticket("dear anna ,", most, key=most, **settings) for most in (40, 9))
+    short.tell = told.append
+    [group] = Group.merged([Group.of(long), Group.of(short)])
+    while group.tickets:
+        group.see(group.step(watched))
+        group.finish()
+        if len(widths) == 3:
+            group.keep([False, True])
+    alone = model.generate("dear anna ,", 9, key=9, **settings)
+    assert told[0][1].tokens == alone.tokens
+    assert widths == [43] * 3 + [12] * (len(alone.passes) - 3)
 
 
 def test_canvases_are_those_of_a_stream(model):

@@ -28,9 +28,13 @@ class Process:
         self.reader.start()
 
     def __enter__(self):
-        wait_until(lambda: self.process.poll() is not None or "serving" in "".join(self.log), 120)
-        found = re.search(r"serving (\S+) on (http://\S+);", "".join(self.log))
-        assert found, self.log
+        try:
+            wait_until(lambda: self.process.poll() is not None or "serving" in "".join(self.log), 300)
+            found = re.search(r"serving (\S+) on (http://\S+);", "".join(self.log))
+            assert found, self.log
+        except AssertionError:
+            self.__exit__()
+            raise
         self.url = found[2]
         return self
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from math import ceil, isfinite
 from typing import Any, Final, Literal, TypedDict, get_args
 
@@ -320,15 +320,15 @@ class Fitted:
 
         Raises:
             GenerateError: more positions than the curve has.
+
+        Cost: one solve per curve, length and request of this kind, remembered.
         """
         if length > self.curve.length:
             raise GenerateError(
                 f"{length} masked positions, but the model's curve was measured on {self.curve.length}; "
                 "write schedule='minimax', or measure again"
             )
-        known = self.curve if length == self.curve.length else Curve(self.curve.curve().values[-length:])
-        excess = None if self.excess is None else self.excess * length
-        return plan(known, steps=self.steps, excess=excess)
+        return _fitted(self.curve, self.steps, self.excess, length)
 
     def plan(self, length: int, steps: int | None = None) -> Sizes:
         """Return the sizes for a row with `length` masked positions."""
@@ -340,3 +340,9 @@ class Fitted:
 
     def __repr__(self) -> str:
         return f"Fitted({self.curve!r}, steps={self.steps}, excess={self.excess})"
+
+
+@lru_cache(maxsize=1024)
+def _fitted(curve: Measurement, steps: int | None, excess: float | None, length: int) -> Planned:
+    known = curve if length == curve.length else Curve(curve.curve().values[-length:])
+    return plan(known, steps=steps, excess=None if excess is None else excess * length)

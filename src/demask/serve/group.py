@@ -79,6 +79,8 @@ class Ticket:
         show: what is told besides the result.
         tell: called with every event, in the thread of the engine.
         deadline: in seconds of `time.monotonic`.
+        size: positions that count when rows are admitted.
+        width: positions of its canvas, once there is one.
         owner: whose row it is: rows that are submitted together have one owner.
     """
 
@@ -90,6 +92,7 @@ class Ticket:
     deadline: float = float("inf")
     cancelled: bool = False
     size: int = 0
+    width: int = 0
     owner: object = None
     passes: list[int] = field(default_factory=list)
 
@@ -155,6 +158,7 @@ class Group:
     def of(cls, ticket: Ticket) -> "Group":
         """Return a group of one row, before its first step."""
         denoiser, sampler, canvas, chance = ticket.job.prepared([ticket.row])
+        ticket.width = canvas.shape[1]
         group = cls(_named(ticket), [ticket], Course.begin(sampler, canvas, chance), denoiser, ticket.deferred)
         group.see(None)
         return group
@@ -200,6 +204,9 @@ class Group:
             self.tickets = [self.tickets[place] for place in places]
             if places:
                 self.course = self.course.rows(places)
+                width = max(ticket.width for ticket in self.tickets)
+                if width < self.course.canvas.shape[1]:
+                    self.course = self.course.narrow(width)
 
     def finish(self) -> None:
         """Tell the results of the rows that have come to their end, and let these go."""
