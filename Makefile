@@ -20,8 +20,12 @@ $(VENV)/.dev: $(INPUTS)
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
+# The tests of a file stay together, since they share what is expensive; files go out in the order they are collected in,
+# which ends with short ones. `make test WORKERS=0` is one process.
+WORKERS ?= 2
+test test-all: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 $(VENV)/.all: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,checkpoints,diffusers,lm-eval,serve,federated,recommend,ray,dev]'

@@ -67,10 +67,10 @@ def test_import_time():
         "import torch, time, numpy; begin = time.process_time()\n"
         "from demask import Canvas, Parallel, Random, minimax, sample\nprint(time.process_time() - begin)"
     )
-    seconds = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-        for _ in range(5)
-    ]
+    seconds = []
+    while not seconds or (min(seconds) >= 0.2 and len(seconds) < 5):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(float(done.stdout))
     assert min(seconds) < 0.2
 
 

@@ -1,8 +1,8 @@
 """What only a real process shows."""
 
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -18,16 +18,22 @@ except SystemExit as end:
 """
 
 
+def spent():
+    """CPU seconds of the processes that have ended; what a clock shows depends on who else is busy."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 @pytest.mark.parametrize(
     "args", [[], ["--help"], ["sample", "--help"], ["schedule", "-h"], ["compare", "--help"], ["--version"]]
 )
 def test_help_loads_nothing_heavy(args):
-    began = time.monotonic()
+    began = spent()
     result = subprocess.run([sys.executable, "-c", LIGHT.format(args=args)], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert result.stdout
     assert result.stderr == ""
-    assert time.monotonic() - began < 5
+    assert spent() - began < 5
 
 
 def test_a_pipe_that_nobody_reads_is_quiet(english):

@@ -127,7 +127,21 @@ metric_list:
 }
 
 
-def test_the_harness_runs_a_task_file(tmp_path):
+LAUNCHER = "demask.interop.lm_eval"
+LEAN = f"""
+import runpy
+from lm_eval.tasks import TaskManager
+
+whole = TaskManager.__init__
+TaskManager.__init__ = lambda self, **options: whole(self, include_defaults=False, **options)
+runpy.run_module("{LAUNCHER}", run_name="__main__", alter_sys=True)
+"""  # without the harness's own tasks: it reads all their files at each start, which takes longer than everything else
+
+
+@pytest.mark.parametrize(
+    "launched", [("-c", LEAN), pytest.param(("-m", LAUNCHER), marks=pytest.mark.slow)], ids=["lean", "whole"]
+)
+def test_the_harness_runs_a_task_file(tmp_path, launched):
     """Its own command line, through the one-line launcher, with no network."""
     rows = [
         {"ask": "dear anna , it is carl", "choices": [".", "dear"], "answer": 0, "gold": "x"},
@@ -139,7 +153,7 @@ def test_the_harness_runs_a_task_file(tmp_path):
         head = f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files: {{test: {data}}}\ntest_split: test\n"
         (tmp_path / f"{name}.yaml").write_text(head + body.strip() + "\n")
     command = [
-        sys.executable, "-m", "demask.interop.lm_eval", "--model", "demask", "--model_args",
+        sys.executable, *launched, "--model", "demask", "--model_args",
         "model=demask/notes,passes=16,steps=8,schedule=uniform", "--tasks", ",".join(TASKS), "--include_path",
         str(tmp_path), "--output_path", str(tmp_path / "out"), "--batch_size", "4",
     ]  # fmt: skip

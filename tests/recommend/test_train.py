@@ -1,6 +1,8 @@
 """Training: what is a target, reproducible, interruptible, kept; and that it learns."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -19,6 +21,7 @@ from demask.recommend import (
     read_data,
     read_model,
     released,
+    train,
     train_recommender,
     write_data,
     write_model,
@@ -74,10 +77,50 @@ def test_early_stop_and_time():
     assert short.about["steps"] == 1
 
 
+def test_ctrl_c_ends_the_step_and_returns_the_best():
+    kept = []
+
+    def stopping(epoch):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    cut = train_recommender(
+        LOG, SHELF, SMALL, replace(QUICK, epochs=50), watch=stopping, keep=lambda network, about: kept.append(about)
+    )
+    assert cut.status.name == "INTERRUPTED"
+    assert len(cut.epochs) == 1
+    assert kept == [cut.about]
+
+
+def test_going_on_never_keeps_something_worse():
+    """The validation of the network begun with counts: one that was trained is better than what a huge rate makes of it."""
+    known = train_recommender(LOG, SHELF, SMALL, QUICK)
+    kept = []
+    worse = train_recommender(
+        LOG, SHELF, SMALL, replace(QUICK, rate=10.0), start=known.network, keep=lambda *found: kept.append(found)
+    )
+    assert [epoch.ndcg < known.about["ndcg"] for epoch in worse.epochs] == [True, True]
+    assert (kept, worse.about["epoch"], worse.about["ndcg"]) == ([], 0, known.about["ndcg"])
+    assert all(torch.equal(a, b) for a, b in zip(worse.network.parameters(), known.network.parameters(), strict=True))
+
+
+def test_a_loss_that_is_not_finite_later_loses_nothing(monkeypatch):
+    """The best network was kept before the error leaves."""
+    kept, plain = [], train.loss
+
+    def breaking(*args, **options):
+        return plain(*args, **options) * (float("nan") if kept else 1.0)
+
+    monkeypatch.setattr(train, "loss", breaking)
+    with pytest.raises(RecommendError, match=r"the loss is nan at step \d+; .* the best network so far is kept"):
+        train_recommender(LOG, SHELF, SMALL, QUICK, keep=lambda network, about: kept.append(network))
+    [network] = kept
+    assert all(bool(values.isfinite().all()) for values in network.parameters())
+
+
 def test_a_loss_that_is_not_finite():
     broken = Network(SMALL)
     broken.codes.data[0, 0, 0] = torch.inf
-    with pytest.raises(RecommendError, match="the loss is nan at step 0; lower the rate"):
+    with pytest.raises(RecommendError, match="answers are not finite after step 0; lower the rate"):
         train_recommender(LOG, SHELF, SMALL, QUICK, start=broken)
 
 

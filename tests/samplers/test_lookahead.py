@@ -138,7 +138,9 @@ def test_choice_is_equivariant():
 
 @pytest.mark.parametrize("choose", ["best", "draw"])
 @pytest.mark.parametrize(
-    "potential", [Foresight(), SelfReward(), Reward(lambda canvas: canvas.tokens.sum(1))], ids=repr
+    "potential",
+    [Foresight(), SelfReward(), Reward(lambda canvas: canvas.tokens.sum(1))],
+    ids=lambda potential: type(potential).__name__,  # the repr of a function is another one in every process
 )
 def test_one_path_is_the_inner_sampler(potential, choose):
     for inner in (

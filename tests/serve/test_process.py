@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -82,8 +83,8 @@ def test_keys_come_from_the_environment_too():
 
 
 def test_a_port_that_is_taken_is_named():
-    with Process() as server:
-        port = server.url.rpartition(":")[2]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
         command = [sys.executable, "-m", "demask.cli", "serve", "--port", port]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demask.errors import RecommendError
+from demask.errors import DenoiserError, RecommendError
 from demask.recommend.catalogue import Catalogue
 from demask.recommend.evaluate import evaluate
 from demask.recommend.generative import Generative, released, with_nothing
@@ -133,7 +133,8 @@ def train_recommender(
         catalogue: the digits of their items.
         dimensions: of a new network.
         recipe: every choice.
-        start: a network to go on with, of these dimensions; its optimiser begins anew.
+        start: a network to go on with, of these dimensions; its optimiser begins anew, and it is kept (as epoch 0) until
+            a better one is found.
         device: where to train.
         watch: called after every epoch.
         keep: called with every network that is the best so far, and facts about it.
@@ -152,7 +153,8 @@ def train_recommender(
         )
     pairs = Targets.of(log.training, catalogue.codes, dimensions.history)
     network = Network(dimensions, key=recipe.key) if start is None else copy.deepcopy(start)
-    return _Training(log, catalogue, recipe, pairs, network.to(device).requires_grad_(), watch, keep).run()
+    network = network.to(device).requires_grad_()
+    return _Training(log, catalogue, recipe, pairs, network, watch, keep, resumed=start is not None).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,9 +210,11 @@ class _Training:
         network: Network,
         watch: Callable[[Epoch], None],
         keep: Callable[[Network, Mapping[str, Any]], None],
+        *,
+        resumed: bool,
     ) -> None:
         self.catalogue, self.recipe, self.pairs, self.network = catalogue, recipe, pairs, network
-        self.watch, self.keep = watch, keep
+        self.watch, self.keep, self.resumed = watch, keep, resumed
         self.validation = log.cases("validation").first(recipe.users)
         self.optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
         self.chance = torch.Generator().manual_seed(recipe.key)
@@ -222,6 +226,9 @@ class _Training:
         recipe, epochs = self.recipe, list[Epoch]()
         best, waited, about = -1.0, 0, dict[str, Any]()
         kept = copy.deepcopy(self.network)
+        if self.resumed:  # what is there is kept until something better is found
+            scores = self._evaluate()
+            best, about = _gain(*scores), self._about(0, *scores)
         with stoppable() as stop, torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.key)  # of dropout
             while not epochs or not (
@@ -232,19 +239,23 @@ class _Training:
                 ends = stop.asked or self._spent() or number == recipe.epochs
                 if ends or number % recipe.evaluate_every == 0:
                     recall, ndcg = self._evaluate()
-                    gained = 0.8 * ndcg + 0.2 * recall
+                    gained = _gain(recall, ndcg)
                     waited += 1
                     if gained > best:
                         best, waited, kept = gained, 0, copy.deepcopy(self.network)
-                        about = {
-                            "recipe": asdict(recipe), "epoch": number, "steps": self.steps,
-                            "seconds": round(time.monotonic() - self.begun, 1), "recall": recall, "ndcg": ndcg,
-                        }  # fmt: skip
+                        about = self._about(number, recall, ndcg)
                         self.keep(kept, about)
                 epochs.append(Epoch(number, time.monotonic() - self.begun, value, recall, ndcg))
                 self.watch(epochs[-1])
         status = Status.INTERRUPTED if stop.asked else Status.FINISHED
         return TrainedRecommender(kept.eval().requires_grad_(False), tuple(epochs), status, about)
+
+    def _about(self, epoch: int, recall: float, ndcg: float) -> dict[str, Any]:
+        seconds = round(time.monotonic() - self.begun, 1)
+        return {
+            "recipe": asdict(self.recipe), "epoch": epoch, "steps": self.steps, "seconds": seconds, "recall": recall,
+            "ndcg": ndcg,
+        }  # fmt: skip
 
     def _spent(self) -> bool:
         return self.recipe.seconds is not None and time.monotonic() - self.begun >= self.recipe.seconds
@@ -291,5 +302,16 @@ class _Training:
     def _evaluate(self) -> tuple[float, float]:
         ranker = Generative(self.network, self.catalogue, released(self.recipe.beam, self.recipe.noise))
         most = min(_LIST, len(self.catalogue.items))
-        found = evaluate(ranker, self.validation, k=[most])
+        try:
+            found = evaluate(ranker, self.validation, k=[most])
+        except DenoiserError:
+            raise RecommendError(
+                f"the network's answers are not finite after step {self.steps}; lower the rate {self.recipe.rate}; the best "
+                "network so far is kept"
+            ) from None
         return float(found.recall[most]), float(found.ndcg[most])
+
+
+def _gain(recall: float, ndcg: float) -> float:
+    """Return what decides between networks, as published."""
+    return 0.8 * ndcg + 0.2 * recall

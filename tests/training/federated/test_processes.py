@@ -57,7 +57,7 @@ def test_a_killed_peer_returns_while_the_others_go_on(tmp_path):
     until(lambda: turns(0)[-1] > killed + 10)
     until(lambda: turns(1)[-1] > turns(0)[0] > killed)
     launch.roll.stop()
-    thread.join(60)
+    thread.join(600)
     (trained,) = ended
     assert trained.status is Status.INTERRUPTED
     last = {number: turns(number)[-1] for number in range(3)}
@@ -70,7 +70,32 @@ def test_a_killed_peer_returns_while_the_others_go_on(tmp_path):
     assert again.run(resume=True).turns > trained.turns
 
 
-def until(true, seconds=90):
+@pytest.mark.slow
+def test_ctrl_c_while_the_peers_are_starting(tmp_path, capfd):
+    """A terminal interrupts them too, before they can ignore it; resumed, the run is as if nothing had been."""
+    made = federation(tmp_path / "there")
+    made.open(resume=False)
+    launch = _Launch(made, data(), Processes(), lambda moment: None)
+
+    def interrupt():
+        until(lambda: len(launch.children) == 3 and launch.children[2].pid)
+        for process in (*(child.pid for child in launch.children.values()), os.getpid()):
+            os.kill(process, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    trained = launch.run(resume=False)
+    thread.join()
+    assert trained.status is Status.INTERRUPTED
+    assert [child.exitcode for child in launch.children.values()] == [0, 0, 0]
+    assert [made.states.turns(number)[-1] for number in range(3)] == [trained.turns] * 3
+    assert "Traceback" not in capfd.readouterr().err
+    rest = federate_processes(federation(tmp_path / "there"), data(), way=Processes(), resume=True)
+    assert rest.status is Status.FINISHED
+    assert equal(weights(rest), weights(run(tmp_path / "here")))
+
+
+def until(true, seconds=600):  # a busy machine is no fault
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end

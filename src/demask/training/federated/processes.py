@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib import import_module
@@ -143,9 +144,9 @@ class _Launch:
             for number, rows in self.data.items()
         }
         try:
-            for number in self.seats:
-                self._start(number)
             with stoppable() as stop:
+                for number in self.seats:
+                    self._start(number)
                 self._attend(stop)
         finally:
             for child in self.children.values():
@@ -160,7 +161,8 @@ class _Launch:
     def _start(self, number: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.children[number] = context.Process(target=_serve, args=(self.seats[number],), daemon=True)
-        self.children[number].start()
+        with _shielded():
+            self.children[number].start()
 
     def _attend(self, stop: Stop) -> None:
         """Watch over the children until all have ended."""
@@ -260,8 +262,24 @@ def _serve(seat: _Seat) -> None:
     except TrainingError as error:
         roll.fail(str(error))
         sys.exit(_FAILED)
-    if done > (seat.state or 0):
+    if seat.state is None or done > seat.state:  # also one that was stopped before its first round, to go on from there
         states.save(peer, done)
+
+
+@contextmanager
+def _shielded() -> Iterator[None]:
+    """Let no Ctrl-C reach a child that is started here; what comes in the meantime reaches this process afterwards.
+
+    A terminal interrupts children too, and one that is still importing would die of it before it can say that it ignores it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _plain(federation: Federation) -> Federation:
