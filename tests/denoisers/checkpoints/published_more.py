@@ -1,4 +1,4 @@
-"""LLaDA2, MDLM and ModernBERT: tiny checkpoints in their published format, and what their networks compute, in plain tensors."""
+"""LLaDA2, MDLM and ModernBERT: tiny checkpoints as they are published, and what their networks compute, in plain tensors."""
 
 import torch
 from torch.nn.functional import gelu, silu, softmax
