@@ -40,3 +40,23 @@ def test_without_a_device_it_says_so():
     done = run("gpu.py", "--device", "cpu")
     assert done.returncode == 2
     assert "write --tiny --device cpu" in done.stderr
+
+
+FULL = """
+import sys, torch, gpu
+from dataclasses import replace
+def full(*_, **__):
+    raise torch.OutOfMemoryError("full")
+gpu.PAIRS = (replace(gpu.PAIRS[0], loop=full),)
+sys.argv = ["gpu.py", "--tiny", "--device", "cpu"]
+sys.exit(gpu.main())
+"""
+
+
+def test_a_side_that_needs_more_memory_than_there_is_says_so_and_the_other_goes_on():
+    done = run("-c", FULL)
+    assert done.returncode == 0, done.stderr
+    body = [line.split("|")[5:-1] for line in done.stdout.splitlines() if line.startswith("| LLaDA")]
+    assert [(row[0].strip(), row[1].strip() == "out of memory") for row in body] == [
+        ("published", True), ("here", False),
+    ] * 4  # fmt: skip

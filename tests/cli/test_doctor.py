@@ -1,19 +1,21 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from demask.cli.doctor import run
-from demask.errors import GenerateError
+from demask.errors import GenerateError, SpecError
 from tests.denoisers.checkpoints.published import BERT, FAMILIES, LLADA, drawn, write
 from tests.denoisers.checkpoints.published_more import FAMILIES as MORE
 from tests.denoisers.checkpoints.published_more import LLADA2
 
 
-def look(folder, capsys, code=0):
+def look(folder, capsys, code=0, said=None):
     with pytest.raises(typer.Exit) if code else nothing() as told:
-        run(folder, as_json=True)
+        run(folder, said, as_json=True)
     if code:
         assert told.value.exit_code == code
     return json.loads(capsys.readouterr().out)
@@ -82,6 +84,44 @@ def test_what_is_left_out_is_told(tmp_path, capsys):
     tensors = drawn(FAMILIES["bert"][1](BERT) | {"bert.pooler.dense.bias": (16,)})
     found = look(write(tmp_path / "bert", BERT, tensors), capsys)
     assert found["weights"]["left_out"] == ["bert.pooler.dense.bias"]
+
+
+def test_what_is_said_takes_the_place_of_the_files(llada, capsys):
+    config = llada / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"mask_token": "w3"}))
+    [problem] = look(llada, capsys, code=1)["problems"]
+    assert "contradict each other on the mask: 21 in config.json" in problem
+    assert "give the right one as mask=.." in problem
+    found = look(llada, capsys, said=["mask=21", "ends=20,19", "shift=yes", "block=8"])
+    assert found["loads"]
+    assert found["facts"]["mask"] == {"value": 21, "source": "given as mask="}
+    assert [found["facts"][name]["value"] for name in ("ends", "shift", "block")] == [[20, 19], True, 8]
+    run(llada, ["mask=21"], as_json=False)
+    assert capsys.readouterr().out.endswith(f"loads: demask.load({str(llada)!r}) with mask=21\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there_is_a_problem(llada, capsys):
+    [problem] = look(llada, capsys, code=1, said=["device=cuda"])["problems"]
+    assert "torch sees 0 CUDA devices; write device='cpu'" in problem
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (["masks=3"], "--load 'masks=3': expected NAME=VALUE, with NAME one of device, dtype, family, mask"),
+        (["mask"], "--load 'mask': expected NAME=VALUE"),
+        (["mask=x"], "--load mask=x: expected a token id"),
+        (["shift=perhaps"], "expected yes or no"),
+        (["dtype=float99"], "expected float32, bfloat16 or float16"),
+        (["chat=no/such/file"], "no such file or directory; expected a file that holds a Jinja template"),
+        (["mask=1", "mask=2"], "--load mask is given twice"),
+        (["trust_remote_code=yes"], "doctor runs no code of a checkpoint"),
+    ],
+)
+def test_what_cannot_be_said(llada, said, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        run(llada, said, as_json=True)
 
 
 def test_other_folders(tmp_path, capsys):

@@ -11,6 +11,8 @@ from demask.denoisers.folder import write
 from demask.denoisers.transformer import Network, Shape, Transformer
 from demask.generate import Result, load
 from demask.tokenizer import Tokenizer
+from tests.denoisers.checkpoints.published import FAMILIES, LLADA, drawn
+from tests.denoisers.checkpoints.published import write as write_published
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +183,18 @@ def test_the_scrubber_follows_the_keys(model, monkeypatch, tmp_path):
     live._scrub(frames, Console(force_terminal=True, width=60, height=12, record=True))
     last = len(frames) - 1
     assert seen == [0, last, last - 1, 0, 1, min(2, last)]
+
+
+def test_what_is_said_of_a_published_model(tmp_path, demask, refused):
+    odd = {"mask_token": "w3", "eos_token": "<|endoftext|>"}  # and config.json has another mask
+    folder = write_published(tmp_path, LLADA, drawn(FAMILIES["llada"][1](LLADA)), tokenizer_config=odd)
+    assert "give the right one as mask=.." in refused("generate", "w1", "--model", folder)
+    (tmp_path / "chat.jinja").write_text("{% for m in messages %}{{ m.content }} w9{% endfor %}")
+    said = ("--load", "mask=21", "--load", "dtype=bfloat16", "--load", f"chat={tmp_path / 'chat.jinja'}")
+    given = {"mask": 21, "dtype": torch.bfloat16, "chat": (tmp_path / "chat.jinja").read_text()}
+    model = load(folder, **given)
+    told = demask("generate", "w1", "--chat", "--model", folder, *said, "--max-new-tokens", 4, "--key", 2)
+    assert told.stdout == model.chat("w1", 4, key=2).gaps[0] + "\n"
+    filled = demask("fill", "w1 [MASK:2] w2", "--model", folder, *said, "--key", 2)
+    assert filled.stdout == model.fill("w1 [MASK:2] w2", key=2).text + "\n"
+    assert "mask is for published checkpoints" in refused("generate", "--load", "mask=1")

@@ -17,6 +17,9 @@ pytest.importorskip("fastapi", reason="the server is an extra: pip install 'dema
         (["--ray", "local", "--idle", "0"], "idle = 0"),
         (["--host", "203.0.113.7"], "cannot listen at 203.0.113.7"),
         (["no-such-model"], "no-such-model"),
+        (["--load", "mask"], "expected NAME=VALUE"),
+        (["--load", "mask=3"], "mask is for published checkpoints"),
+        (["--load", "device=cpu", "--ray", "local"], "leave out --ray"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_one_line(refused, options, message):

@@ -1,8 +1,10 @@
 """A real LLaDA2Pipeline, driven by this library's schedules and orders."""
 
+import inspect
+
 import pytest
 import torch
-from diffusers import LLaDA2Pipeline
+from diffusers import BlockRefinementScheduler, LLaDA2Pipeline
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -152,6 +154,28 @@ def test_saved_and_loaded_alone_and_in_a_pipeline(model, tmp_path):
     loaded = LLaDA2Pipeline.from_pretrained(tmp_path / "pipeline", tokenizer=tokenizer)
     assert isinstance(loaded.scheduler, Unmasking)
     assert loaded.scheduler.config["schedule"] == "cosine"
+
+
+@pytest.mark.parametrize("name", ["set_timesteps", "step", "check_block_should_continue", "check_eos_finished"])
+def test_it_takes_what_the_installed_pipeline_tells_a_scheduler(name):
+    """A release that tells it more is found here, and not by a user."""
+    theirs, ours = (inspect.signature(getattr(kind, name)).parameters for kind in (BlockRefinementScheduler, Unmasking))
+    assert set(theirs) - {"self"} == set(ours) - {"self"}
+    assert all(ours[each].default == theirs[each].default for each in theirs if each in ours)
+
+
+def test_a_clock_is_not_taken_for_a_step():
+    """Later releases are to tell a time that runs from 1 to 0; rounded down, every step would begin its block anew."""
+    scheduler, block = Unmasking("uniform", "LeftToRight()"), torch.full((1, 4), MASK)
+    scheduler.set_timesteps(4, block_length=4)
+    logits = torch.eye(V)[None, [9, 9, 9, 9]] * 50
+    again = scheduler.step(logits, torch.tensor(0), block, mask_token_id=MASK)
+    assert torch.equal(again.prev_sample, scheduler.step(logits, 0, block, mask_token_id=MASK).prev_sample)
+    for wrong in (0.75, torch.tensor(0.5), -1):
+        with pytest.raises(
+            GenerateError, match=r"expected the number of the step within its block, .* diffusers==0.42"
+        ):
+            scheduler.step(logits, wrong, block, mask_token_id=MASK)
 
 
 def test_bad_input():

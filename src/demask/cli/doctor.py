@@ -1,6 +1,6 @@
 """`demask doctor`: what a model folder is, what would be used of it, and what is missing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 import typer
 
+from demask.cli import facts
 from demask.cli.output import counted, say, say_json, say_pairs, short
-from demask.errors import DemaskError
+from demask.denoisers import device as devices
+from demask.errors import DemaskError, SpecError
 from demask.generate.load import find, published
 
 T = TypeVar("T")
@@ -46,22 +48,34 @@ class Findings:
             return None
 
 
-def run(folder: Path, *, as_json: bool) -> None:
+def run(folder: Path, said: Sequence[str] | None = None, *, as_json: bool) -> None:
     """Look at a folder and tell; exit with 1 if it cannot be loaded.
 
     Of a published checkpoint no number is read: names and shapes are compared with what its config.json asks for.
+
+    Parameters:
+        folder: or the name of a model inside the package.
+        said: of it, in place of its files, as `--load` takes it.
+        as_json: whether one JSON object is printed.
+
+    Raises:
+        GenerateError: no such name and no such folder.
+        SpecError: what nobody can say of a model, or that its own code is to run.
     """
-    path = find(folder)
+    given, path = facts.read(said), find(folder)
+    if given.get("trust_remote_code"):
+        raise SpecError("--load trust_remote_code=yes: doctor runs no code of a checkpoint; leave it out")
     found = Findings(str(folder), files=sorted(file.name for file in path.iterdir() if file.is_file()))
+    found.tried(lambda: devices.find(given.get("device") or "cpu"))
     if published(path):
         found.kind = "published checkpoint"
-        _published(path, found)
+        _published(path, found, given)
     else:
         _own(path, found)
     if as_json:
         say_json({**asdict(found), "loads": not found.problems})
     else:
-        _tell(found)
+        _tell(found, said or ())
     if found.problems:
         raise typer.Exit(1)
 
@@ -82,13 +96,13 @@ def _own(path: Path, found: Findings) -> None:
     }
 
 
-def _published(path: Path, found: Findings) -> None:
+def _published(path: Path, found: Findings, given: Mapping[str, Any]) -> None:
     from demask.denoisers.checkpoints.family import Family
     from demask.denoisers.checkpoints.open import learn, recognise
     from demask.denoisers.checkpoints.weights import Weights
 
-    recognised = found.tried(lambda: recognise(path))
-    weights = found.tried(lambda: Weights.find(path))
+    recognised = found.tried(lambda: recognise(path, family=given.get("family")))
+    weights = found.tried(lambda: Weights.find(path, pickles=given.get("pickles", False)))
     if weights is not None:
         found.weights = {
             "files": list(weights.files),
@@ -106,7 +120,7 @@ def _published(path: Path, found: Findings) -> None:
     config = found.tried(lambda: family.config(configs))
     if config is None:
         return
-    learned = found.tried(lambda: learn(family, config, configs))
+    learned = found.tried(lambda: learn(family, config, configs, given))
     if learned is not None:
         facts = asdict(learned[0])
         sources = facts.pop("sources")
@@ -119,7 +133,7 @@ def _published(path: Path, found: Findings) -> None:
             found.weights["left_out"] = left
 
 
-def _tell(found: Findings) -> None:
+def _tell(found: Findings, said: Sequence[str]) -> None:
     say(f"{found.folder}: {found.kind}" + (f" of the {found.family} family" if found.family else ""))
     if found.facts:
         say("")
@@ -136,7 +150,7 @@ def _tell(found: Findings) -> None:
     for problem in found.problems:
         say(f"cannot be loaded: {problem}")
     if not found.problems:
-        say(f"loads: demask.load({found.folder!r})")
+        say(f"loads: demask.load({found.folder!r})" + (f" with {' '.join(said)}" if said else ""))
 
 
 def _shown(value: object) -> str:

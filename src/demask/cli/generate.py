@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from demask import files
+from demask.cli import facts
 from demask.cli.live import is_live, replay, watch
 from demask.cli.output import console, say, say_json, short, working
 from demask.errors import GenerateError, SpecError
@@ -17,6 +18,7 @@ from demask.generate.recipe import Settings
 def run(
     prompt: str | None,
     model: str,
+    said: Sequence[str] | None,
     settings: Settings,
     *,
     n: int,
@@ -38,12 +40,13 @@ def run(
     if step is not None:
         raise SpecError(f"--step {step} is for --replay RUN.json")
     check_save(save, n)
+    given = facts.read(said)
     if jsonl:
         if prompt not in (None, "-") or save is not None or as_json:
             raise SpecError("--jsonl reads prompts from stdin and prints one result per line; leave out the rest")
         prompts = list(_prompts())
         with working("loading"):
-            loaded = load(model)
+            loaded = load(model, **given)
         prompts = [loaded.prompt(text) for text in prompts] if chat else prompts
         with working("generating"):
             results = loaded.generate(prompts, max_new_tokens, n=n, key=key, **settings)
@@ -52,7 +55,7 @@ def run(
         return
     text = read(prompt or "")
     with working("loading"):
-        loaded = load(model)
+        loaded = load(model, **given)
     text = loaded.prompt(text) if chat else text
     if n > 1:
         with working("generating"):

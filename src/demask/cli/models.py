@@ -224,6 +224,7 @@ def generate(
         str | None, typer.Argument(help="Text to continue; - reads stdin. Nothing: from the start.")
     ] = None,
     model: o.ModelOption = o.MODEL,
+    load: o.Loading = None,
     n: Annotated[int, typer.Option("--n", callback=o.at_least(1), help="Samples.")] = 1,
     key: o.Seed = 0,
     schedule: o.Sizes = None,
@@ -268,7 +269,7 @@ def generate(
         end=end, stop=stop,
     )  # fmt: skip
     run(
-        prompt, model, settings, n=n, key=key, max_new_tokens=most, chat=chat, save=save, as_json=json, jsonl=jsonl,
+        prompt, model, load, settings, n=n, key=key, max_new_tokens=most, chat=chat, save=save, as_json=json, jsonl=jsonl,
         replayed=replay, step=step,
     )  # fmt: skip
 
@@ -277,6 +278,7 @@ def generate(
 def fill(
     template: Annotated[str, typer.Argument(help="Text with gaps, 'return [MASK:6]'; - reads stdin.")],
     model: o.ModelOption = o.MODEL,
+    load: o.Loading = None,
     n: Annotated[int, typer.Option("--n", callback=o.at_least(1), help="Samples.")] = 1,
     key: o.Seed = 0,
     schedule: o.Sizes = None,
@@ -304,18 +306,19 @@ def fill(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
         forbid=forbid, guidance=guidance,
     )  # fmt: skip
-    run(template, model, settings, n=n, key=key, save=save, as_json=json)
+    run(template, model, load, settings, n=n, key=key, save=save, as_json=json)
 
 
 @app.command()
 def doctor(
     folder: Annotated[Path, typer.Argument(help="A model folder, or the name of a model inside the package.")],
+    load: o.Loading = None,
     json: o.Json = False,
 ) -> None:
     """Say what a model folder is, what would be used of it, and what is missing; exit 1 if it cannot be loaded."""
     with working("loading"):
         from demask.cli.doctor import run
-    run(folder, as_json=json)
+    run(folder, load, as_json=json)
 
 
 @app.command(name="list")
@@ -368,6 +371,7 @@ def batch(
 @app.command()
 def serve(
     model: Annotated[str, typer.Argument(help="A model folder, or demask/notes.")] = o.MODEL,
+    load: o.Loading = None,
     host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
     keys: Annotated[
@@ -399,6 +403,6 @@ def serve(
         from demask.serve.limits import Limits
     limits = Limits(rows, positions, queue, samples, body, deadline)
     go(
-        model, host=host, port=port, keys=keys, limits=limits, threads=threads, ray=ray, replicas=replicas,
+        model, load, host=host, port=port, keys=keys, limits=limits, threads=threads, ray=ray, replicas=replicas,
         most=most, gpus=gpus, idle=idle,
     )  # fmt: skip

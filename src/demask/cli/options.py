@@ -142,6 +142,15 @@ MODEL: Final = "demask/notes"
 ModelOption = Annotated[
     str, Option("--model", metavar="NAME_OR_DIR", help="A model inside the package, or a folder of demask train.")
 ]
+Loading = Annotated[
+    list[str] | None,
+    Option(
+        "--load",
+        metavar="NAME=VALUE",
+        help="Said of the model in place of its files: device=cuda, dtype=bfloat16, mask=126336, ends=2,3, shift=yes; "
+        "may be repeated.",
+    ),
+]
 Seed = Annotated[int, Option("--key", "--seed", help="The seed; equal keys give equal output.")]
 Sizes = Annotated[
     str | None,

@@ -3,8 +3,10 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from demask.cli import facts
 from demask.errors import SpecError
 from demask.generate import load
 from demask.serve.limits import Limits
@@ -12,6 +14,7 @@ from demask.serve.limits import Limits
 
 def go(
     model: str,
+    said: Sequence[str] | None,
     *,
     host: str,
     port: int,
@@ -35,7 +38,7 @@ def go(
         raise SpecError(f"the server needs {error.name}; install it by: pip install 'demask[serve]'") from None
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("demask.serve").setLevel(logging.INFO)
-    known = read_keys(keys)
+    known, given = read_keys(keys), facts.read(said)
 
     def ready(name: str, url: str) -> None:
         sys.stderr.write(f"serving {name} on {url}; Ctrl-C ends when all is answered\n")
@@ -44,6 +47,8 @@ def go(
         sys.stderr.flush()
 
     if ray is not None:
+        if given:
+            raise SpecError("--load is for a server in this process; leave it out, or leave out --ray")
         from demask.serve.cluster import Replicas, serve_replicas
 
         pool = Replicas(model, replicas, most or replicas, gpus, threads, idle)
@@ -57,7 +62,7 @@ def go(
         import torch
 
         torch.set_num_threads(threads)
-    serve(load(model), host=host, port=port, keys=known, limits=limits, ready=ready)
+    serve(load(model, **given), host=host, port=port, keys=known, limits=limits, ready=ready)
 
 
 def read_keys(path: Path | None) -> list[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from diffusers import ConfigMixin, SchedulerMixin
+from diffusers import ConfigMixin, SchedulerMixin, __version__
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor
@@ -128,7 +128,8 @@ class Unmasking(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
         Parameters:
             model_output: (B, L, V) logits of the block.
-            timestep: number of the step within the block, from 0, where the block begins.
+            timestep: number of the step within the block, from 0, where the block begins, as the pipeline of diffusers 0.42
+                says it; a fraction, as of a clock that runs from 1 to 0, is refused.
             sample: (B, L) int64, the block.
             mask_token_id: what stands where nothing does; never drawn.
             temperature, top_p, top_k: how tokens are drawn; temperature 0, or sampling_method "greedy", is the mode.
@@ -140,7 +141,7 @@ class Unmasking(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             return_dict: False for a tuple of the same.
 
         Raises:
-            GenerateError: no mask, or a sampling method that nobody knows.
+            GenerateError: no mask, a sampling method that nobody knows, or a timestep that is no number of a step.
         """
         if mask_token_id is None:
             raise GenerateError(
@@ -148,7 +149,7 @@ class Unmasking(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             )
         if sampling_method not in ("auto", "multinomial", "greedy"):
             raise GenerateError(f"sampling_method = {sampling_method!r}; expected 'auto', 'multinomial' or 'greedy'")
-        turn, masked = int(timestep), sample == mask_token_id
+        turn, masked = _turn(timestep), sample == mask_token_id
         canvas = Canvas(sample.masked_fill(masked, 0), masked)
         if turn == 0 or self._state is None or self._chance is None or self._state.canvas.shape != canvas.shape:
             key = int(torch.randint(1 << 62, (1,), generator=generator, device=getattr(generator, "device", "cpu")))
@@ -222,3 +223,14 @@ class Unmasking(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         ends = behind == eos_token_id
         before = ends.cumsum(1) == 0
         return finished | (ends.any(1) & ~(before & (behind == mask_token_id)).any(1))
+
+
+def _turn(timestep: int | Tensor) -> int:
+    """Return the number of a step; a clock that is taken for one would begin a new block at every step, and say nothing."""
+    found = float(timestep)
+    if not found.is_integer() or found < 0:
+        raise GenerateError(
+            f"timestep = {found:g}; expected the number of the step within its block, as the pipelines of diffusers 0.42 "
+            f"say it. This is diffusers {__version__}: install diffusers==0.42.*"
+        )
+    return int(found)

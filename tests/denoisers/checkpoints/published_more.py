@@ -1,7 +1,7 @@
-"""LLaDA2 and MDLM: tiny checkpoints in their published format, and what their networks compute, in plain tensors."""
+"""LLaDA2, MDLM and ModernBERT: tiny checkpoints as they are published, and what their networks compute, in plain tensors."""
 
 import torch
-from torch.nn.functional import gelu, silu
+from torch.nn.functional import gelu, silu, softmax
 
 from .published import _attend, _rms, _turned
 
@@ -20,6 +20,16 @@ MDLM = {
     "architectures": ["MDLM"], "model_type": "mdlm", "vocab_size": 23, "model_length": 32, "hidden_dim": 16, "cond_dim": 10,
     "n_blocks": 2, "n_heads": 4, "dropout": 0.1, "time_conditioning": False, "torch_dtype": "float32",
     "auto_map": {"AutoModelForMaskedLM": "modeling_mdlm.MDLM"},
+}  # fmt: skip
+MODERNBERT = {
+    "architectures": ["ModernBertForMaskedLM"], "model_type": "modernbert", "hidden_size": 16, "num_hidden_layers": 4,
+    "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 23, "max_position_embeddings": 32, "norm_eps": 1e-5,
+    "norm_bias": False, "attention_bias": False, "mlp_bias": False, "decoder_bias": True, "classifier_bias": False,
+    "hidden_activation": "gelu", "classifier_activation": "gelu", "position_embedding_type": "absolute",
+    "global_attn_every_n_layers": 3, "local_attention": 6, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0,
+    "tie_word_embeddings": True, "bos_token_id": 22, "cls_token_id": 22, "eos_token_id": 20, "sep_token_id": 20,
+    "pad_token_id": 1, "layer_norm_eps": 1e-5, "reference_compile": True, "sparse_prediction": False,
+    "deterministic_flash_attn": False, "gradient_checkpointing": False, "transformers_version": "4.47.0.dev0",
 }  # fmt: skip
 
 
@@ -148,4 +158,52 @@ def mdlm_logits(c, t, ids):
     return linear(norm(x, "output_layer.norm_final", m[0], m[1]), "output_layer.linear")
 
 
-FAMILIES = {"llada2": (LLADA2, llada2_shapes, llada2_logits), "mdlm": (MDLM, mdlm_shapes, mdlm_logits)}
+def modernbert_shapes(c):
+    width, hidden = c["hidden_size"], c["intermediate_size"]
+    out = {
+        "model.embeddings.tok_embeddings.weight": (c["vocab_size"], width),
+        "model.embeddings.norm.weight": (width,),
+        "model.final_norm.weight": (width,),
+        "head.dense.weight": (width, width), "head.norm.weight": (width,), "decoder.bias": (c["vocab_size"],),
+    }  # fmt: skip
+    for index in range(c["num_hidden_layers"]):
+        at = f"model.layers.{index}"
+        out |= {f"{at}.attn_norm.weight": (width,)} if index else {}  # the embedding is normed already
+        out |= {f"{at}.attn.Wqkv.weight": (3 * width, width), f"{at}.attn.Wo.weight": (width, width)}
+        out |= {f"{at}.mlp_norm.weight": (width,)}
+        out |= {f"{at}.mlp.Wi.weight": (2 * hidden, width), f"{at}.mlp.Wo.weight": (width, hidden)}
+    return out
+
+
+def modernbert_logits(c, t, ids):
+    """One row of ids (N,) -> (N, V): every third layer sees the whole row, the others half a window to either side."""
+    width, heads = c["hidden_size"], c["num_attention_heads"]
+    distance = (torch.arange(len(ids))[:, None] - torch.arange(len(ids))).abs()
+
+    def norm(x, at):
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + c["norm_eps"]).sqrt() * t[f"{at}.weight"]
+
+    table = t["model.embeddings.tok_embeddings.weight"]
+    x = norm(table[ids], "model.embeddings.norm")
+    for index in range(c["num_hidden_layers"]):
+        at, everywhere = f"model.layers.{index}", index % c["global_attn_every_n_layers"] == 0
+        y = norm(x, f"{at}.attn_norm") if index else x
+        q, k, v = (y @ t[f"{at}.attn.Wqkv.weight"].T).view(len(ids), 3, heads, -1).permute(1, 2, 0, 3)
+        theta = c["global_rope_theta" if everywhere else "local_rope_theta"]
+        scores = _turned(q, theta) @ _turned(k, theta).transpose(1, 2) / q.shape[-1] ** 0.5
+        if not everywhere:
+            scores = scores.masked_fill(distance > c["local_attention"] // 2, -torch.inf)
+        y = (softmax(scores, -1) @ v).transpose(0, 1).reshape(len(ids), width)
+        x = x + y @ t[f"{at}.attn.Wo.weight"].T
+        inner, gate = (norm(x, f"{at}.mlp_norm") @ t[f"{at}.mlp.Wi.weight"].T).chunk(2, -1)
+        x = x + (gelu(inner) * gate) @ t[f"{at}.mlp.Wo.weight"].T
+    x = norm(gelu(norm(x, "model.final_norm") @ t["head.dense.weight"].T), "head.norm")
+    return x @ table.T + t["decoder.bias"]
+
+
+FAMILIES = {
+    "llada2": (LLADA2, llada2_shapes, llada2_logits),
+    "mdlm": (MDLM, mdlm_shapes, mdlm_logits),
+    "modernbert": (MODERNBERT, modernbert_shapes, modernbert_logits),
+}

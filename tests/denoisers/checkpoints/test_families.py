@@ -1,6 +1,7 @@
 """What is particular to LLaDA2 and MDLM, and where a network is placed."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -174,6 +175,7 @@ def test_a_map_of_devices(tmp_path, config):
     whole = read(folder)
     mapped = read(folder, device_map={"": "cpu"}, dtype=torch.float32)
     assert torch.equal(ask(mapped), ask(whole))
+    assert torch.equal(ask(read(folder, device_map="auto", dtype=torch.float32)).cpu(), ask(whole))
     with pytest.raises(CheckpointError, match="device = 'cpu' and device_map = 'auto': give one of them"):
         read(folder, device="cpu", device_map="auto")
     with pytest.raises(CheckpointError, match="transformers refuses it"):
@@ -205,6 +207,14 @@ def test_a_quantisation_is_passed_on(tmp_path, monkeypatch):
     assert told == [wanted]
 
 
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="there it is")
+def test_a_quantisation_whose_package_is_missing(tmp_path):
+    from transformers import BitsAndBytesConfig
+
+    with pytest.raises(CheckpointError, match=r"transformers refuses it .ImportError: .*pip install -U bitsandbytes"):
+        read(folder_of(tmp_path, LLADA), quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_a_device_that_is_not_there(tmp_path):
     from demask.denoisers import folder as own
@@ -216,6 +226,24 @@ def test_a_device_that_is_not_there(tmp_path):
     for folder in (folder_of(tmp_path, DREAM), tmp_path / "own"):
         with pytest.raises(CheckpointError, match="device = 'cuda', but torch sees 0 CUDA devices; write device='cpu'"):
             demask.load(folder, device="cuda")
+
+
+# ---- batches
+
+
+@pytest.mark.parametrize("name", FAMILIES | MORE)
+def test_what_is_drawn_does_not_hang_on_the_other_rows(tmp_path, name):
+    """In float32, at temperature 1, prompts of different lengths: tokens and steps are those of the row alone."""
+    config, shapes, _ = (FAMILIES | MORE)[name]
+    model = demask.load(write(tmp_path, config, drawn(shapes(config), key=7)))
+    prompts = ["w1", "w1 w2 w3 w4", "w5 w6", "w7"]
+    together = model.generate(prompts, 9, n=2, key=3)
+    for place, result in enumerate(together):
+        index, sample = divmod(place, 2)
+        alone = model.generate(prompts[index], 9, key=3, row=(index, sample))
+        assert (alone.tokens, alone.when) == (result.tokens, result.when)
+    assert together[0].tokens != together[1].tokens
+    assert model.generate(prompts, 9, n=2, key=3, batch=3) == together
 
 
 # ---- what a user may get wrong

@@ -23,7 +23,7 @@ def family(request, tmp_path_factory):
     config, shapes, forward = (FAMILIES | MORE)[request.param]
     tensors = drawn(shapes(config), key=7)
     opened = read(write(tmp_path_factory.mktemp(request.param), config, tensors))
-    framed = request.param in ("bert", "roberta")
+    framed = request.param in ("bert", "roberta", "modernbert")
 
     def plain(ids):
         if framed:
