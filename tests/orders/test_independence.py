@@ -103,11 +103,11 @@ def test_how_far_off_on_a_chain(of, epsilon, tv, kl):
     ("epsilon", "tv", "kl"), [(0.01, 0.12, 0.037026), (0.04, 0.181509, 0.118798), (0.16, 0.287333, 0.232987)]
 )
 def test_figures_of_an_independent_enumeration(epsilon, tv, kl):
-    """The chain begins in equilibrium, so at first all five confidences are equal, and who of equals is ranked first decides.
+    """The chain begins in equilibrium: at first all five confidences are equal, and who of equals is ranked first decides.
 
-    These reference figures are those of equals ranked 2, 0, 1, 3, 4 (or in the mirrored order), as rounded marginals ranked
-    them; ranked by index the same rule gives the figures of the test above. Of 120 orders of equals these two alone give all
-    three, under most-significant bit first, survivors as anchors, and KL( before || after ) in nats.
+    These reference figures are those of equals ranked 2, 0, 1, 3, 4 (or in the mirrored order), as rounded marginals
+    ranked them; ranked by index the same rule gives the figures of the test above. Of 120 orders of equals these two alone
+    give all three, with the most significant bit first, survivors filled in, and KL( before || after ) in nats.
     """
     chain, found = Table.dense(FIVE), output(FIVE, epsilon, inner=Ranked((2, 0, 1, 3, 4)))
     assert (chain.tv(found), chain.kl(found)) == pytest.approx((tv, kl), abs=1e-6)
