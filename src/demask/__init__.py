@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from demask.denoisers import Nucleus as Nucleus
     from demask.denoisers import Penalised as Penalised
     from demask.denoisers import Permutation as Permutation
+    from demask.denoisers import Recomputed as Recomputed
     from demask.denoisers import Tempered as Tempered
     from demask.denoisers import TopK as TopK
     from demask.denoisers import Transformer as Transformer
@@ -94,8 +95,8 @@ _HOME = {
     "demask.contracts": ("Law",),
     "demask.curve": ("Curve", "Estimate"),
     "demask.denoisers": (
-        "Cached", "Causal", "Delayed", "Forbidden", "Guided", "MinP", "Nucleus", "Penalised", "Permutation", "Tempered",
-        "TopK", "Transformer",
+        "Cached", "Causal", "Delayed", "Forbidden", "Guided", "MinP", "Nucleus", "Penalised", "Permutation",
+        "Recomputed", "Tempered", "TopK", "Transformer",
     ),
     "demask.errors": ("DemaskError",),
     "demask.generate": ("Model", "Recipe", "Result", "Template", "load"),

@@ -4,6 +4,7 @@ from demask.denoisers.cached import Cached
 from demask.denoisers.causal import Causal
 from demask.denoisers.guided import Guided
 from demask.denoisers.permutation import Permutation
+from demask.denoisers.recomputed import Recomputed
 from demask.denoisers.steered import Delayed, Forbidden, Penalised
 from demask.denoisers.transformer import Shape, Transformer
 from demask.denoisers.truncated import MinP, TopK
@@ -11,5 +12,5 @@ from demask.denoisers.wrap import Continued, Nucleus, Restricted, Tempered
 
 __all__ = [
     "Cached", "Causal", "Continued", "Delayed", "Forbidden", "Guided", "MinP", "Nucleus", "Penalised", "Permutation",
-    "Restricted", "Shape", "Tempered", "TopK", "Transformer",
+    "Recomputed", "Restricted", "Shape", "Tempered", "TopK", "Transformer",
 ]  # fmt: skip

@@ -231,8 +231,9 @@ class Noisy(Rule):
 class Pooled(Rule):
     """Rank the `size` best positions at random and let through no other.
 
-    The positions of a step are a uniformly random set out of the pool, so that paths through the same canvas differ. Their
-    number is at most the pool's. `Pooled(Threshold(order, 0.9), size)` pools only what is certain.
+    The positions of a step are a uniformly random set out of the pool, so that paths through the same canvas differ; the
+    paper's law of drawing it is in no source that we found, and uniform is ours. Their number is at most the pool's.
+    `Pooled(Threshold(order, 0.9), size)` pools only what is certain.
 
     Law: the inner order's; the ranking is independent of the tokens' draws.   Cost: a sort of N scores.
 

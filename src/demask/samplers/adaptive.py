@@ -68,8 +68,9 @@ class Adaptive:
     Law: TILTED: the first token of a step has the law p_i, those behind it are kept where the two agree. FACTORISED at
         ratio 1, where everything is kept; EXACT with ahead = 1, a token per step.
     Cost: one NFE and one pass of the verifier per step, over all positions up to the last drafted one; with `ahead`, the
-        denoiser's pass is as short, but for tokens given behind. O(M V). The verifier is not asked about a single
-        drafted token, and never at ratio 1; `VerifierPasses` counts its passes.
+        denoiser's pass is as short, but for tokens given behind; on `denoisers.Recomputed(checkpoint, W)`, the paper's
+        recompute window, it leaves out what stands W before the frontier (W is endless without it). O(M V). The verifier is
+        not asked about a single drafted token, and never at ratio 1; `VerifierPasses` counts its passes.
 
     Parameters:
         verifier: answers along an order from the left: `denoisers.Causal`, an oracle, `denoisers.Permutation`. Its

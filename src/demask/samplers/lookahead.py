@@ -42,7 +42,10 @@ class Lookahead:
     denoiser says of the winner answers the next step.
 
     LookUM with its importance resampling is this around `Parallel(schedule, Pooled(Confidence(), 5))`, two paths; with its
-    resampling of particles, `SMC(inner, Foresight(), 2)`.
+    resampling of particles, `SMC(inner, Foresight(), 2)`. Known of the paper are the pool of the surest positions, sets of a
+    step's size out of it, the mean negative entropy of what is still masked, the choice by importance or the best, and that
+    the winner's logits are used again. In no source that we found, and so ours, are the weight exp(r / temperature) with
+    the 0.1 of `Foresight`, and that a set is drawn uniformly from the pool (`Pooled`). No path takes the plain best.
 
     Law: TILTED: the chosen step depends on what was drawn. One path is the inner sampler, draw for draw.
     Cost: with `Foresight`, one NFE at the start and k per step but the last: 1 + k (steps - 1), in batches of B k rows.

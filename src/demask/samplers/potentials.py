@@ -122,7 +122,8 @@ class Foresight:
 
     Parameters:
         of: "entropy" or "confidence".
-        temperature: > 0, in units of r. The papers' is in no source that we found.
+        temperature: > 0, in units of r. The paper's weight and its temperature are in no source that we found: the
+            exponential and 0.1 are ours. `Lookahead`'s choose="best" knows no temperature, its limit at 0.
 
     Raises:
         ParticleError: another word, or a temperature that is not > 0.
