@@ -25,7 +25,7 @@ HONEST = {
     'minimax(target="both")': (8, 16, 35, 74),
     "optimal": (8, 17, 34, 70),
 }
-DEFAULT = dict.fromkeys(HONEST, (24, 48, 80))
+DEFAULT = dict.fromkeys(HONEST, (24, 48))
 
 
 def main(name: str = "demask/notes", count: str = "64") -> None:
