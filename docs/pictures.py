@@ -1,9 +1,11 @@
 """Draw the pictures of the README and the guide: `make pictures`."""
 
+import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -15,6 +17,7 @@ from demask.schedules import Sizes
 
 HERE = Path(__file__).parent / "pictures"
 STEPS = (4, 8, 16, 32, 64)
+NOTES = HERE.parents[1] / "benchmarks" / "notes.csv"  # from `python benchmarks/notes.py`
 LEVELS = (25, 50, 100, 200, 400, 800)
 
 
@@ -37,6 +40,18 @@ def main() -> None:
     rows = continuous.measured(steps=LEVELS, dimensions=(8, 32, 128, 512), rank=4)
     plots.save(panels.continuous(rows), HERE / "continuous.png")
     plots.save(twice(), HERE / "twice.png")
+    plots.save(notes(), HERE / "notes.png")
+
+
+def notes() -> Figure:
+    """Draw the share of right notes against passes, in honest draws beside the model's own way."""
+    settings: dict[str, list[dict[str, Any]]] = {}
+    with NOTES.open(newline="") as table:
+        for row in csv.DictReader(table):
+            numbers = {name: float(row[name]) for name in ("nfe", "right", "low", "high")}
+            steps = int(row["steps"]) if row["steps"] else None
+            settings.setdefault(row["setting"], []).append({"schedule": row["schedule"], "steps": steps, **numbers})
+    return panels.right(settings)
 
 
 def twice() -> Figure:

@@ -1,5 +1,6 @@
 """The model inside the package: it is small, whole, knows its words, and writes notes of which many are right."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from demask.errors import TokenizerError
 from demask.oracles import Notes
 
 FOLDER = Path(demask.__file__).parent / "models" / "notes"
+POINTS = Path(__file__).parents[1] / "benchmarks" / "notes.csv"
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +70,18 @@ def test_notes_stay_as_right_as_they_were(model):
     assert one.right >= 0.88
     assert honest.right >= 0.25
     assert few.right <= 0.2
+
+
+@pytest.mark.slow
+def test_every_schedule_is_as_right_as_the_docs_say(model):
+    """Honest draws at about 24 passes, with another key: the interval meets the documented one, and the passes are equal."""
+    with POINTS.open(newline="") as table:
+        rows = [row for row in csv.DictReader(table) if row["setting"].startswith("honest")]
+    told = [row for row in rows if 20 <= float(row["nfe"]) <= 28]
+    assert {row["schedule"] for row in told} == {"uniform", "cosine", 'minimax(target="both")', "optimal"}
+    for row in told:
+        cases = [(row["schedule"], int(row["steps"]))]
+        [found] = measured(model, cases, order="Random()", temperature=1.0, key=4)
+        assert found.low <= float(row["high"]), row["schedule"]
+        assert found.high >= float(row["low"]), row["schedule"]
+        assert found.nfe == pytest.approx(float(row["nfe"]), rel=0.15)

@@ -5,7 +5,20 @@ import sys
 
 import pytest
 
-from demask import Canvas, DemaskError, Parallel, Random, binomial, files, minimax, oracles, plots, sample, uniform
+from demask import (
+    Canvas,
+    DemaskError,
+    Parallel,
+    Random,
+    binomial,
+    files,
+    minimax,
+    oracles,
+    panels,
+    plots,
+    sample,
+    uniform,
+)
 from demask.cli.compare import measured
 
 SIGNATURES = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -45,6 +58,26 @@ def test_compare_draws_every_row(rows):
     assert lines[-1].get_linestyle() == "--"
     with pytest.raises(DemaskError, match="no rows"):
         plots.compare([])
+
+
+def test_right_draws_every_share_and_the_level_of_one_token_each():
+    def row(schedule, steps, nfe, right):
+        return {"schedule": schedule, "steps": steps, "nfe": nfe, "right": right, "low": right / 2, "high": 1.0}
+
+    one, other = [row("uniform", None, 70.0, 0.5), row("uniform", 9, 8.0, 0.1)], [row("optimal", 4, 4.0, 0.3)]
+    alone, (left, right) = plots.right(one).axes[0], panels.right({"honest": one, "by default": other}).axes
+    for axes in (alone, left):
+        assert [list(line.get_ydata()) for line in axes.lines] == [[0.1], [0.5, 0.5]]  # one schedule, and the level
+        assert list(axes.lines[0].get_xdata()) == [8.0]
+        assert {text.get_text() for text in axes.texts} == {"one token each, 70 passes", "uniform"}
+    assert [list(line.get_ydata()) for line in right.lines] == [[0.3]]
+    assert left.get_ylim() == right.get_ylim()
+    assert [axes.get_title(loc="left") for axes in (left, right)] == ["honest", "by default"]
+    for nothing in ({}, {"honest": one, "none": []}):
+        with pytest.raises(DemaskError, match="no rows"):
+            panels.right(nothing)
+    with pytest.raises(DemaskError, match="no rows"):
+        plots.right([])
 
 
 def test_names_at_the_ends_do_not_touch():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from demask.errors import DemaskError
-from demask.plots import _GRID, _INK, _MARKERS, _figure, _quiet
+from demask.plots import _GRID, _INK, _MARKERS, _figure, _name_ends, _quiet, draw_right
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,3 +95,25 @@ def continuous(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     if rows and all(row["tv"] is not None for row in rows):
         errors["total variation"] = "tv"
     return grid([(label, [panel(rule, error) for rule in rules]) for label, error in errors.items()])
+
+
+def right(settings: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
+    """Draw the share of texts that are right against passes per text, a panel per setting, all on one scale.
+
+    Parameters:
+        settings: the title of a panel, and its rows as `plots.right` takes them.
+
+    Raises:
+        DemaskError: matplotlib is missing, or no rows.
+    """
+    if not settings or not all(settings.values()):
+        raise DemaskError("no rows to draw; expected one per schedule and number of steps in every panel")
+    figure = _figure(5.4 * len(settings) + 0.6, 4.4)
+    axes = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    axes[0].set_ylabel("texts that satisfy every constraint")
+    for one, (title, rows) in zip(axes, settings.items(), strict=True):
+        one.set_title(title, loc="left", fontsize=9.5, color=_INK)
+        ends = draw_right(one, rows)
+        one.set_xlim(left=0)
+        _name_ends(one, ends)
+    return figure

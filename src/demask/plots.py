@@ -160,12 +160,19 @@ def right(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     Raises:
         DemaskError: matplotlib is missing, or no rows.
     """
-    from matplotlib.ticker import PercentFormatter
-
     if not rows:
         raise DemaskError("no rows to draw; expected one per schedule and number of steps")
     figure = _figure(8.6, 4.6)
     axes = figure.subplots()
+    axes.set(ylabel="texts that satisfy every constraint")
+    _name_ends(axes, draw_right(axes, rows))
+    return figure
+
+
+def draw_right(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> "list[tuple[float, str, str, float]]":
+    """Draw what `right` draws, without names, and return what names the ends of its lines."""
+    from matplotlib.ticker import PercentFormatter
+
     planned = [row for row in rows if row["steps"] is not None]
     names = list(dict.fromkeys(row["schedule"] for row in planned))
     styles = _styles(names)
@@ -187,13 +194,12 @@ def right(rows: Sequence[Mapping[str, Any]]) -> "Figure":
                 f"one token each, {row['nfe']:.0f} passes", (0, row["right"]), xycoords=("axes fraction", "data"),
                 xytext=(4, 3), textcoords="offset points", fontsize=8.5, color=_INK,
             )  # fmt: skip
-    axes.set(xlabel="passes per text", ylabel="texts that satisfy every constraint", ylim=(-0.02, 1.06))
+    axes.set(xlabel="passes per text", ylim=(-0.02, 1.06))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="y", color=_GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     _quiet(axes)
-    _name_ends(axes, ends)
-    return figure
+    return ends
 
 
 def curve(measurements: "Sequence[Measurement]") -> "Figure":
