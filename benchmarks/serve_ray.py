@@ -2,7 +2,7 @@
 
 Run as a script; three to six minutes on two cores. `batch` times the same lines in this process's child without Ray, and on
 1 and 2 actors of a local Ray, one thread of torch each, and compares the outputs byte for byte. `serve` starts
-`demask serve --ray local` with 1 to 2 replicas of 4 rows, keeps 24 clients busy, then lets it rest, and prints how many
+`demask serve --ray local` with 1 to 3 replicas of 4 rows, keeps 24 clients busy, then lets it rest, and prints how many
 replicas there are.
 """
 
@@ -50,7 +50,7 @@ def batch(lines: int) -> None:
 
 def serve(busy: float, rest: float, idle: float) -> None:
     """Print the number of replicas, under load and after."""
-    options = ("--ray", "local", "--replicas", "1", "--most-replicas", "2", "--rows", "4", "--threads", "1")
+    options = ("--ray", "local", "--replicas", "1", "--most-replicas", "3", "--rows", "4", "--threads", "1")
     process = subprocess.Popen(
         [*COMMAND, "serve", *options, "--idle", str(idle), "--port", "8321"], stderr=subprocess.PIPE, text=True
     )
