@@ -1,13 +1,15 @@
 """Embeddings and identifiers."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from demask.errors import RecommendError
-from demask.recommend import Catalogue, Quantiser, Words, read_embeddings
+from demask.recommend import Catalogue, Quantiser, Sentences, Words, read_embeddings
 from tests.recommend.worlds import EXTRA, WORLD
 
 POINTS = np.random.default_rng(0).normal(size=(200, 12)).astype(np.float32)
@@ -80,6 +82,31 @@ def test_words_tell_attributes_apart():
         Words()(["some words", "other words", "a b"])
     with pytest.raises(RecommendError, match="hold no words"):
         Words()(["a", "b"])
+
+
+def test_sentences_are_given_to_the_library_in_order(monkeypatch):
+    """A stand-in for sentence-transformers: its model is asked once, for vectors of length 1."""
+    asked = []
+
+    class Model:
+        def __init__(self, name):
+            if name == "none":
+                raise OSError("no such model\nand a long explanation")
+            self.name = name
+
+        def encode(self, texts, *, normalize_embeddings):
+            asked.append((self.name, texts, normalize_embeddings))
+            return [[float(len(text)), 0.0] for text in texts]
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Model))
+    vectors = Sentences("mine")(("tea", "a cup"))
+    assert asked == [("mine", ["tea", "a cup"], True)]
+    assert (vectors.dtype, vectors.tolist()) == (np.float32, [[3.0, 0.0], [5.0, 0.0]])
+    with pytest.raises(RecommendError, match=r"none cannot be loaded \(no such model\); give a folder"):
+        Sentences("none")(("tea",))
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(RecommendError, match="needs sentence_transformers; install it: pip install"):
+        Sentences()(("tea",))
 
 
 def test_bad_vectors():

@@ -114,6 +114,9 @@ def test_a_loss_that_is_not_finite_later_loses_nothing(monkeypatch):
     with pytest.raises(RecommendError, match=r"the loss is nan at step \d+; .* the best network so far is kept"):
         train_recommender(LOG, SHELF, SMALL, QUICK, keep=lambda network, about: kept.append(network))
     [network] = kept
+    monkeypatch.setattr(train, "loss", lambda *args, **options: plain(*args, **options) * float("nan"))
+    with pytest.raises(RecommendError, match=r"the loss is nan at step 0; .* there was no network to keep before"):
+        train_recommender(LOG, SHELF, SMALL, QUICK)
     assert all(bool(values.isfinite().all()) for values in network.parameters())
 
 

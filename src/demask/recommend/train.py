@@ -215,6 +215,7 @@ class _Training:
     ) -> None:
         self.catalogue, self.recipe, self.pairs, self.network = catalogue, recipe, pairs, network
         self.watch, self.keep, self.resumed = watch, keep, resumed
+        self.found = resumed  # whether there is a network to fall back on
         self.validation = log.cases("validation").first(recipe.users)
         self.optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
         self.chance = torch.Generator().manual_seed(recipe.key)
@@ -245,6 +246,7 @@ class _Training:
                         best, waited, kept = gained, 0, copy.deepcopy(self.network)
                         about = self._about(number, recall, ndcg)
                         self.keep(kept, about)
+                        self.found = True
                 epochs.append(Epoch(number, time.monotonic() - self.begun, value, recall, ndcg))
                 self.watch(epochs[-1])
         status = Status.INTERRUPTED if stop.asked else Status.FINISHED
@@ -256,6 +258,10 @@ class _Training:
             "recipe": asdict(self.recipe), "epoch": epoch, "steps": self.steps, "seconds": seconds, "recall": recall,
             "ndcg": ndcg,
         }  # fmt: skip
+
+    @property
+    def _saved(self) -> str:
+        return "the best network so far is kept" if self.found else "there was no network to keep before"
 
     def _spent(self) -> bool:
         return self.recipe.seconds is not None and time.monotonic() - self.begun >= self.recipe.seconds
@@ -288,7 +294,7 @@ class _Training:
         number = float(value.detach())
         if not isfinite(number):
             raise RecommendError(
-                f"the loss is {number} at step {self.steps}; lower the rate {recipe.rate}; the best network so far is kept"
+                f"the loss is {number} at step {self.steps}; lower the rate {recipe.rate}; {self._saved}"
             )
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.rate * height
@@ -306,8 +312,8 @@ class _Training:
             found = evaluate(ranker, self.validation, k=[most])
         except DenoiserError:
             raise RecommendError(
-                f"the network's answers are not finite after step {self.steps}; lower the rate {self.recipe.rate}; the best "
-                "network so far is kept"
+                f"the network's answers are not finite after step {self.steps}; lower the rate {self.recipe.rate}; "
+                f"{self._saved}"
             ) from None
         return float(found.recall[most]), float(found.ndcg[most])
 
