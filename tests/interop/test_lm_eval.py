@@ -84,6 +84,18 @@ def test_generate_until(clock):
         lm.generate_until([asked("tick", {"num_beams": 4})], disable_tqdm=True)
 
 
+def test_facts_of_a_published_checkpoint_are_passed_on(monkeypatch):
+    told = []
+    monkeypatch.setattr(lm_eval, "load", lambda *names, **given: told.append((names, given)) or CLOCK)
+    Demask.create_from_arg_string("model=dir,mask=21,ends=20,shift=True,block=8,steps=3", {"batch_size": 2})
+    Demask(model="dir", ends=[20, 19], family="llada", dtype="bfloat16")
+    nothing = {"device": None, "dtype": None}
+    assert told == [
+        (("dir",), nothing | {"mask": 21, "ends": (20,), "shift": True, "block": 8}),
+        (("dir",), nothing | {"dtype": torch.bfloat16, "ends": (20, 19), "family": "llada"}),
+    ]
+
+
 def test_refusals(clock, monkeypatch):
     with pytest.raises(GenerateError, match="no setting is called 'stepss'"):
         clock(stepss=3)

@@ -10,6 +10,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
+from demask.denoisers.checkpoints import Given
 from demask.errors import DemaskError, GenerateError
 from demask.generate import Template, load
 from demask.generate.recipe import Settings
@@ -18,7 +19,7 @@ from demask.generate.score import behind
 _LOG: Final = logging.getLogger("demask")
 # Names of the harness, and what they are here; what is not among them must be a setting of `generate`.
 _NAMES: Final = {"until": "stop", "max_gen_toks": "max_new_tokens", "max_new_tokens": "max_new_tokens"}
-_LOADING: Final = ("mask", "block", "chat", "device_map", "trust_remote_code")
+_SEVERAL: Final = ("ends", "before", "after")  # facts that are ids, of which the command line may give a single one
 
 
 @register_model("demask")
@@ -43,8 +44,8 @@ class Demask(LM):  # type: ignore[misc]
         key: of the masks, and of all draws of a generation.
         greedy: whether to find out what greedy decoding writes.
         max_gen_toks: new tokens where a task says nothing.
-        settings: of the recipe, "steps=16,schedule=minimax"; or facts of a published checkpoint: mask, block, chat,
-            device_map, trust_remote_code.
+        settings: of the recipe, "steps=16,schedule=minimax"; or facts of a published checkpoint, "mask=126336,ends=126081":
+            those of `demask.denoisers.checkpoints.Given`.
 
     Raises:
         GenerateError: an unknown setting. What `demask.load` raises.
@@ -75,9 +76,11 @@ class Demask(LM):  # type: ignore[misc]
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
             _LOG.warning("device = %r, the harness's default, but torch sees no GPU; computing on the CPU", device)
             device = None
-        given = {name: settings.pop(name) for name in _LOADING if name in settings}
+        given = {name: settings.pop(name) for name in Given.__annotations__ if name in settings}
+        for name in given.keys() & {*_SEVERAL}:
+            given[name] = (given[name],) if isinstance(given[name], int) else tuple(given[name])
         precision = None if dtype is None else _dtype(dtype)
-        self.model = load(model, device=device, dtype=precision, **given)
+        self.model = load(model, device=device, dtype=precision, **cast(Given, given))
         self.model.recipe.changed(cast(Settings, settings))  # refuses what nobody knows
         self.settings = settings
         self.batch, self.passes, self.key, self.greedy = int(batch_size or 16), passes, key, greedy

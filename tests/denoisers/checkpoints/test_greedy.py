@@ -17,7 +17,7 @@ from demask.schedules import PerBlock, PerRow, Plan, Unlimited, binomial, unifor
 from .published import FAMILIES as USUAL
 from .published import drawn, write
 from .published_more import FAMILIES as MORE
-from .test_logits import dream_generate, dream_sizes, llada_generate
+from .test_logits import block_generate, dream_generate, dream_sizes, llada_generate
 
 MASK, V = 21, 23
 FAMILIES = USUAL | MORE
@@ -29,10 +29,10 @@ LENGTH = {"llada": "max_sequence_length", "mdlm": "model_length"}  # else max_po
 FACTS = {"llada2": {"mask": MASK}}  # what its tokenizer would say
 
 
-def opened(name, folder, sure):
+def opened(name, folder, sure, **changed):
     """A denoiser, the surer of itself the larger `sure`, and the law of one row (N,) of ids by plain tensors: (N, V)."""
     config, shapes, forward = FAMILIES[name]
-    config = config | {LENGTH.get(name, "max_position_embeddings"): 256}
+    config = config | {LENGTH.get(name, "max_position_embeddings"): 256} | changed
     tensors = drawn(shapes(config), key=11)
     tensors[HEAD.get(name, "lm_head.weight")] *= sure
 
@@ -193,3 +193,14 @@ def test_blocks_of_the_row(surer, name, threshold):
     else:
         run = greedy(denoiser, Parallel(PerBlock(PerRow(uniform, steps=4), 4), order), canvas)
     assert torch.equal(run.tokens[0], sdar_generate(plain, prompt, 64, 4, threshold))
+
+
+@pytest.mark.parametrize(("prompt", "length"), [(8, 88), (32, 64), (45, 51)])
+def test_llada2(tmp_path, prompt, length):
+    """block_length = 32, steps = 32, threshold = 0.95, and a prompt that ends within a block or with it."""
+    denoiser, plain = opened("llada2", tmp_path, 6, block_size=32)
+    given, canvas = start(length, prompt, key=2)
+    order = Threshold(Blockwise(Confidence("draft"), 32, over="row"), 0.95)
+    run = greedy(denoiser, Parallel(Unlimited(), order), canvas)
+    assert torch.equal(run.tokens[0], block_generate(plain, given, length, 32, 0.95, 32))
+    assert int(run.nfe) < length
