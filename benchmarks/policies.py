@@ -29,7 +29,7 @@ CASES = (("plackett_luce", 1.0, 0), ("plackett_luce", 3.0, 0), ("bernoulli", 1.0
 RUNS = 1024
 
 
-def groups(iterations: str = "100", rollouts: str = "64", key: str = "0") -> None:
+def groups(iterations: str = "400", rollouts: str = "8", key: str = "0") -> None:
     """Train on two groups of two identical bits behind a visible mark, and draw what runs are worth."""
     bits = Table.uniform(torch.tensor([[0, a, b, a, b] for a, b in product((0, 1), repeat=2)]), 2)
     two = possible(bits, shown=1)

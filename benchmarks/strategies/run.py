@@ -1,6 +1,8 @@
 """Every strategy of the registry on laws whose truth is known, at equal cost.
 
-Run: python benchmarks/strategies/run.py [--quick] [FAMILY ...]; some 25 minutes on one core, --quick a quarter of that.
+Run: python benchmarks/strategies/run.py [--quick] [FAMILY ...]; an hour and a half on one core, by the points' seconds.
+    --quick takes some minutes: an eighth of the rows (a third of the notes), one number of steps, and no hmm256, whose
+    passes are the dearest. Fewer rows have a larger TV of neighbours, also where the law is exact: compare it within a run.
     python benchmarks/strategies/run.py --draw draws the pictures and tables again from the points.
     python benchmarks/strategies/run.py --again FAMILY 'SPEC' makes one point again, which is printed.
 

@@ -227,3 +227,18 @@ def test_it_finds_the_two_step_optimum(two):
     right, steps = two.score(Learned(trained.policy), 256, key=9)
     assert right > 0.98
     assert steps < 2.1
+
+
+@pytest.mark.slow
+def test_draws_up_to_a_stop_find_it_in_large_groups(two):
+    """Ten iterations in a row at the optimum, where groups of eight stay at a worth of 0.48; it takes some fifty."""
+
+    worth = []
+
+    def watch(moment):
+        worth.append(moment.worth)
+        if len(worth) >= 10 and min(worth[-10:]) >= 0.72:
+            raise StopIteration
+
+    with pytest.raises(StopIteration):
+        train_policy(two, PolicyRecipe(iterations=200, prompts=4, rollouts=64, law="plackett_luce"), watch=watch)
