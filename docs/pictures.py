@@ -17,7 +17,7 @@ from demask.schedules import Sizes
 
 HERE = Path(__file__).parent / "pictures"
 STEPS = (4, 8, 16, 32, 64)
-NOTES = HERE.parents[1] / "benchmarks" / "notes.csv"  # from `python benchmarks/notes.py`
+NOTES = Path(__file__).resolve().parents[1] / "benchmarks" / "notes.csv"  # from `python benchmarks/notes.py`
 LEVELS = (25, 50, 100, 200, 400, 800)
 
 

@@ -109,11 +109,11 @@ def right(settings: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
     if not settings or not all(settings.values()):
         raise DemaskError("no rows to draw; expected one per schedule and number of steps in every panel")
     figure = _figure(5.4 * len(settings) + 0.6, 4.4)
-    axes = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(settings), sharex=True, sharey=True, squeeze=False)[0]
     axes[0].set_ylabel("texts that satisfy every constraint")
-    for one, (title, rows) in zip(axes, settings.items(), strict=True):
+    ends = [draw_right(one, rows) for one, rows in zip(axes, settings.values(), strict=True)]
+    axes[0].set_xlim(left=0)
+    for one, title, names in zip(axes, settings, ends, strict=True):
         one.set_title(title, loc="left", fontsize=9.5, color=_INK)
-        ends = draw_right(one, rows)
-        one.set_xlim(left=0)
-        _name_ends(one, ends)
+        _name_ends(one, names)
     return figure
