@@ -188,3 +188,16 @@ def test_groups_of_rows_join_to_the_whole(monkeypatch, rows):
     sizes.clear()
     assert torch.equal(by_group(shifted, logits, tokens), whole)
     assert sizes == ([3] * (rows // 3) + [rows % 3] * (rows % 3 > 0) if rows > 3 else [rows])
+
+
+@pytest.mark.parametrize("width", [2048, 2049, 4096, 5000, 126_464])
+def test_the_mode_of_a_large_vocabulary_is_the_first_of_equals(width):
+    chance = torch.Generator().manual_seed(width)
+    rows = torch.randn(8, width, generator=chance)
+    last = torch.zeros(8, width)
+    last[:, -1] = 1
+    half = torch.where(torch.arange(width) < width // 2, -torch.inf, rows)
+    empty = torch.full((8, width), -torch.inf)
+    for logits in (rows, rows.round(), rows.bfloat16(), last, half, empty):
+        where = torch.ones(1, 8, dtype=torch.bool)
+        assert torch.equal(Marginals(where, logits).mode, logits.argmax(-1))

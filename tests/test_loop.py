@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 
@@ -22,7 +24,7 @@ from demask.orders import (
     Threshold,
 )
 from demask.samplers import Cap, Parallel, Remasking, Stable, largest
-from demask.schedules import PerBlock, PerRow, Unlimited, binomial, cosine, minimax, sequential, uniform
+from demask.schedules import PerBlock, PerRow, Plan, Unlimited, binomial, cosine, minimax, sequential, uniform
 
 ORACLE = Table.random(6, 3, key=0, concentration=0.3)
 SAMPLERS = {
@@ -369,3 +371,17 @@ def test_a_step_that_waits_is_taken_again_and_gives_the_same_run(sampler):
     assert torch.equal(run.when, plain.when)
     assert torch.equal(run.nfe, plain.nfe)
     assert run.status is Status.FINISHED
+
+
+def test_the_logits_of_a_step_are_gone_before_the_next_one_asks():
+    """Two of them at a time would double what a run needs."""
+    asked, alive = [], []
+
+    def network(canvas, where):
+        alive.append(sum(logits() is not None for logits in asked))
+        logits = torch.zeros(int(where.sum()), 3)
+        asked.append(weakref.ref(logits))
+        return Marginals(where, logits)
+
+    sample(network, Parallel(Plan([2, 2, 2]), Entropy()), Canvas.blank(1, 6), key=0)
+    assert alive == [0, 0, 0]

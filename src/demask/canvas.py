@@ -154,7 +154,7 @@ class Marginals:
     @cached_property
     def mode(self) -> Tensor:
         """The most probable token, (M,) int64; the first of equals."""
-        return self.logits.argmax(-1)
+        return _first_largest(self.logits)
 
     @cached_property
     def entropy(self) -> Tensor:
@@ -250,24 +250,56 @@ def without(where: Tensor, other: Tensor) -> Tensor:
     return where > other
 
 
+def _first_largest(rows: Tensor) -> Tensor:
+    """Return the index of the first largest number of each row (M, V), as `argmax`.
+
+    torch's argmax on a CPU compares one number after the other, its amax many at once: so the largest of every stretch
+    first, and then the place within one stretch per row.
+    """
+    if rows.device.type != "cpu" or rows.shape[-1] <= _SINGLE_LEVEL:
+        return rows.argmax(-1)
+    stretch = _stretch(rows)
+    best = _per_stretch(rows, stretch, Tensor.amax).argmax(-1, keepdim=True)
+    return best[:, 0] * stretch + _within(rows, stretch, best)[0].argmax(-1)
+
+
 def _invert(weights: Tensor, level: Tensor) -> Tensor:
     """Return the first index at which the running share of `weights` (M, V) exceeds `level` (M,): the inverse CDF."""
-    width = weights.shape[-1]
-    if width <= _SINGLE_LEVEL:
+    if weights.shape[-1] <= _SINGLE_LEVEL:
         total = weights.cumsum(-1, dtype=torch.float64)
         return _search(total, level * total[:, -1])
-    stretch = 1 << (width.bit_length() // 2)
-    whole = width - width % stretch
-    masses = weights[:, :whole].view(len(weights), -1, stretch).sum(-1)
-    total = torch.cat((masses, weights[:, whole:].sum(-1, keepdim=True)), 1).cumsum(-1, dtype=torch.float64)
+    stretch = _stretch(weights)
+    total = _per_stretch(weights, stretch, Tensor.sum).cumsum(-1, dtype=torch.float64)
     level = level * total[:, -1]
     tile = _search(total, level)[:, None]
-    places = tile * stretch + torch.arange(stretch, device=weights.device)
-    inside = weights.gather(1, places.clamp(max=width - 1)).masked_fill_(places >= width, 0.0)
-    within = inside.cumsum(-1, dtype=torch.float64)
+    inside, beyond = _within(weights, stretch, tile)
+    within = inside.masked_fill_(beyond, 0.0).cumsum(-1, dtype=torch.float64)
     left = level - torch.where(tile > 0, total.gather(1, (tile - 1).clamp_(min=0)), 0.0)[:, 0]
-    left = torch.minimum(left, within[:, -1] * _BELOW_ONE)  # the tile's own sum may be rounded to less
+    left = torch.minimum(left, within[:, -1] * _BELOW_ONE)  # the stretch's own sum may be rounded to less
     return tile[:, 0] * stretch + _search(within, left)
+
+
+def _stretch(rows: Tensor) -> int:
+    """Return how many numbers a search of two levels takes at once: about sqrt(V)."""
+    return 1 << (rows.shape[-1].bit_length() // 2)
+
+
+def _per_stretch(rows: Tensor, stretch: int, reduce: Callable[..., Tensor]) -> Tensor:
+    """Reduce every stretch of the rows (M, V), the last one possibly shorter; nothing is copied."""
+    whole = rows.shape[-1] - rows.shape[-1] % stretch
+    found = reduce(rows[:, :whole].view(len(rows), -1, stretch), dim=-1)
+    if whole == rows.shape[-1]:
+        return found
+    return torch.cat((found, reduce(rows[:, whole:], dim=-1, keepdim=True)), 1)
+
+
+def _within(rows: Tensor, stretch: int, tile: Tensor) -> tuple[Tensor, Tensor]:
+    """Return one stretch of each row, by its number (M, 1), and which of its places are beyond the row's end.
+
+    There the last number stands again: behind itself, so that it is never the first of equals.
+    """
+    places = tile * stretch + torch.arange(stretch, device=rows.device)
+    return rows.gather(1, places.clamp(max=rows.shape[-1] - 1)), places >= rows.shape[-1]
 
 
 def _search(total: Tensor, level: Tensor) -> Tensor:

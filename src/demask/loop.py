@@ -151,6 +151,7 @@ def steps(
                 yield so_far(Status.WAITING, {})
         for collector in collect:
             collector.see(info)
+        del info  # its logits, before the next step has its own
         turn += 1
         finished = bool(course.done.all())
     status = Status.FINISHED if finished else Status.STOPPED
