@@ -20,7 +20,7 @@ COMMANDS = (
     ["fill", "hello max , [MASK:2] julia . [MASK:10] until then [MASK:4]", "--key", "1"],
     [  # honest draws: what schedules are made for. In confidence order anything but one token each is wrong.
         *("compare", "--model", "demask/notes", "--order", "Random()", "--temperature", "1", "--steps", "32,64"),
-        *("--schedules", 'uniform;minimax(target="both");optimal', "--texts", "40", "--plot", f"{OUT / 'notes.png'}"),
+        *("--schedules", 'uniform;minimax(target="both");optimal', "--texts", "32", "--plot", f"{OUT / 'notes.png'}"),
     ],
     ["sample", "--text", f"{TEXT}", "--length", "256", "--steps", "32", "--plot", f"{OUT / 'sample.png'}"],
     ["schedule", "--length", "256", "--steps", "32", "--plot", f"{OUT / 'schedule.png'}"],
