@@ -106,6 +106,7 @@ KINDS: dict[str, dict[str, Entry]] = {
         "MinP": denoisers.MinP,
         "Nucleus": denoisers.Nucleus,
         "Penalised": denoisers.Penalised,
+        "Recomputed": denoisers.Recomputed,
         "Tempered": denoisers.Tempered,
         "TopK": denoisers.TopK,
     },
@@ -180,7 +181,7 @@ def names(kind: str) -> list[str]:
 
     Example:
         >>> names("denoiser")
-        ['Cached', 'Delayed', 'Forbidden', 'Guided', 'MinP', 'Nucleus', 'Penalised', 'Tempered', 'TopK']
+        ['Cached', 'Delayed', 'Forbidden', 'Guided', 'MinP', 'Nucleus', 'Penalised', 'Recomputed', 'Tempered', 'TopK']
     """
     return sorted(KINDS[kind], key=str.lower)
 

@@ -70,19 +70,25 @@ def test_rows_that_join_in_flight_are_as_if_alone(quick, kinds):
     prompts = ["dear anna ,", "dear max , thank you for", "dear"]
     asks = [(prompts[n % 3], 6 + n * 5 % 31, MIXED[n % kinds] | {"key": n, "row": (n % 2, n % 5)}) for n in range(64)]
     engine = Engine(quick, Limits(rows=24))
-    turns = []
-    engine.watch = type(
-        "Watch", (), {"turned": lambda self, *figures: turns.append((figures[0], len(engine._groups)))}
-    )()
+    turns, permits = [], threading.Semaphore(0)
+
+    class Watch:
+        def turned(self, rows, *seconds):
+            turns.append((rows, len(engine._groups)))
+            permits.acquire(timeout=60)  # the next turn waits until more have come
+
+    engine.watch = Watch()
     tickets = [engine.ticket(prompt, most, **options) for prompt, most, options in asks]
     seen = [[] for _ in tickets]
     for ticket, events in zip(tickets, seen, strict=True):
         ticket.tell = events.append
     with engine:
         for first in range(0, 64, 4):
-            before = len(turns)
             engine.submit(tickets[first : first + 4])
-            wait_until(lambda before=before: len(turns) > before or engine.idle)
+            if first:
+                permits.release()
+            wait_until(lambda first=first: len(turns) > first // 4)
+        permits.release(100_000)
         engine.drain()
     for events, (prompt, most, options) in zip(seen, asks, strict=True):
         [(kind, result)] = events
