@@ -125,6 +125,15 @@ def test_a_model_is_trained_further(texts, model, tmp_path, demask, refused):
     assert "leave out --tokenizer" in refused("train", *further, "--tokenizer", model / "tokenizer.json")
 
 
+def test_a_focus_is_about_a_known_language(texts, tmp_path, demask, refused):
+    known = ("--oracle", "notes", "--out", tmp_path / "asked", "--steps", 1, "--batch", 4)
+    assert "add --oracle notes" in refused("train", texts, "--out", tmp_path / "none", *QUICK, "--focus", "place")
+    assert "no question asks for 'plce'" in refused("train", *known, "--focus", "plce")
+    demask("train", *known, "--focus", "place,names")
+    assert "--resume" in refused("train", *known, "--focus", "place,names")
+    assert "other" in refused("train", *known, "--focus", "names", "--resume")
+
+
 def test_an_existing_tokenizer(texts, tmp_path, demask):
     Tokenizer.train(["the cat"], size=260).save(tmp_path / "tokenizer.json")
     demask("train", texts, "--out", tmp_path / "m", "--tokenizer", tmp_path / "tokenizer.json", *QUICK)

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from demask.errors import OracleError
-from demask.oracles import Notes
+from demask.oracles import Notes, notes
 from demask.oracles.grammar import Grammar
 from demask.oracles.notes import Share
 from demask.oracles.parts import Case, Choice, Pick, Recall, optional
@@ -262,3 +262,36 @@ def test_each_constraint_by_name(old, new, broken):
 def test_exact_interval(held, count, low, high):
     """Against the tabulated Clopper-Pearson limits."""
     assert Share(held, count).interval() == pytest.approx((low, high), abs=1e-5)
+
+
+def test_what_a_note_is_asked_is_decided_or_bounded_by_the_rest():
+    """A decided word has no other of its kind; a bounded one may be another, but none that stands elsewhere."""
+    kinds = {"names": (*notes._SHE, *notes._HE), "repeats": (*notes._ITEMS, *notes._TASKS)}
+    kinds |= {"friend": kinds["names"], "sender": kinds["names"], "items": notes._ITEMS, "sum": notes._NUMBERS}
+    kinds |= {
+        "place": notes._PLACES,
+        "occasion": notes._OCCASIONS,
+        "sign_off": (*notes._SIGN_OFF, *notes._SIGN_OFF.values()),
+    }
+    seen = set()
+    for text in NOTES.sample(40, key=21):
+        words = text.split()
+        for name, questions in NOTES.questions(text).items():
+            seen.add(name)
+            for places in questions:
+                assert len({words[place] for place in places}) == 1
+                right, other = words[places[0]], {word for word in words if word in kinds[name]}
+                if name in ("names", "repeats"):
+                    group = next(g for g in (notes._SHE, notes._HE, notes._ITEMS, notes._TASKS) if right in g)
+                    free = next(word for word in group if word not in words)
+                    assert all(NOTES.check(replaced(words, places, free)).values())
+                    for taken in (other & {*group}) - {right}:
+                        assert not NOTES.check(replaced(words, places, taken))[name]
+                else:
+                    for wrong in {*kinds[name]} - {right}:
+                        assert not all(NOTES.check(replaced(words, places, wrong)).values()), (name, wrong)
+    assert seen == {*kinds}
+
+
+def replaced(words, places, word):
+    return " ".join(word if place in places else old for place, old in enumerate(words))

@@ -4,8 +4,10 @@ import torch
 from demask.canvas import ABSENT
 from demask.chance import Keyed
 from demask.errors import TrainingError
+from demask.oracles import Notes
 from demask.tokenizer import Tokenizer
 from demask.training import Fresh, HeldOut, Text, corpus, read, split
+from demask.training.lesson import Lesson
 
 WORDS = Tokenizer.words(["a", "b", "c"])
 END = WORDS.end
@@ -66,6 +68,37 @@ def test_fresh_texts():
     assert len({tuple(row[0].tolist()) for row in rows}) == 3
     with pytest.raises(TrainingError, match="--context 16"):
         [Fresh(Source(), WORDS, 3).batch(chance(2, key)) for key in range(12)]
+
+
+def test_some_rows_ask_for_one_constraint_each():
+    source = Notes()
+    data = Fresh(source, Tokenizer.words(source.words), 100, ("place", "repeats"), 0.75)
+    lesson = Lesson.draw(data, chance(8, 3), shares=(0.0, 1.0), network="transformer")
+    asked = lesson.batch.asked
+    assert asked.any(1).tolist() == [True] * 6 + [False] * 2
+    assert torch.equal(lesson.masked.where[:6], asked[:6])
+    assert torch.allclose(lesson.masked.weights * lesson.masked.where.sum(1), torch.ones(8))
+    for row, name in enumerate(["place", "repeats"] * 3):
+        text = data.tokenizer.decode(
+            [token for token in lesson.batch.tokens[row].tolist() if token != data.tokenizer.end]
+        )
+        assert tuple(asked[row].nonzero()[:, 0].tolist()) in source.questions(text)[name]
+    again = Lesson.draw(data, chance(8, 3), shares=(0.0, 1.0), network="transformer")
+    assert torch.equal(again.batch.tokens, lesson.batch.tokens)
+    assert torch.equal(again.masked.where, lesson.masked.where)
+
+
+@pytest.mark.parametrize(
+    ("source", "focus", "share", "message"),
+    [
+        (Notes(), ("plce",), 0.5, "no question asks for 'plce'; there are: friend, items, names"),
+        (Notes(), ("place",), 0.0, "a share of 0.0 of the rows"),
+        (Source(), ("place",), 0.5, "Source has no questions to focus on"),
+    ],
+)
+def test_a_focus_that_cannot_be(source, focus, share, message):
+    with pytest.raises(TrainingError, match=message):
+        Fresh(source, WORDS, 100, focus, share)
 
 
 @pytest.fixture

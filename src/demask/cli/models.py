@@ -53,6 +53,10 @@ def train(
     early: Annotated[
         float, typer.Option("--early", help="Part of the training in which at most 30 % of a row is masked.")
     ] = 0.1,
+    focus: Annotated[
+        str, typer.Option("--focus", metavar="LIST", help="Constraints of the oracle that rows ask for: place,names.")
+    ] = "",
+    share: Annotated[float, typer.Option("--focus-share", help="Of the rows.")] = 0.75,
     precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16.")] = "fp32",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,
@@ -90,7 +94,8 @@ def train(
     with working("loading"):
         from demask.cli.train import Material, run
         from demask.training import Masks, Recipe
-    material = Material(tuple(files or ()), oracle, glob, held_out, documents, context, tokenizer, vocabulary)
+    material = Material(tuple(files or ()), oracle, glob, held_out, documents, context, tokenizer, vocabulary,
+                        tuple(filter(None, focus.split(","))), share)  # fmt: skip
     given = o.given(asked)
     if peers is not None:
         from demask.cli import federated

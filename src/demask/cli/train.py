@@ -52,6 +52,8 @@ class Material:
         context: positions per window; None: 256 packed, 100 in windows.
         tokenizer: a tokenizer.json; None: one is learned.
         vocabulary: tokens of the learned one.
+        focus: constraints of a known language for which some rows ask, in turn.
+        asking: the share of those rows.
     """
 
     paths: tuple[Path, ...] = ()
@@ -62,6 +64,8 @@ class Material:
     context: int | None = None
     tokenizer: Path | None = None
     vocabulary: int = 2048
+    focus: tuple[str, ...] = ()
+    asking: float = 0.75
 
     @property
     def fill(self) -> str:
@@ -82,6 +86,10 @@ class Material:
         """Return the texts to train on (none of a known language), what to evaluate on, and the tokenizer."""
         if (self.oracle is None) == (not self.paths):
             raise SpecError("nothing to train on, or two things; give FILES, or --oracle notes, one of them")
+        if self.focus and self.oracle is None:
+            raise SpecError(
+                f"--focus {','.join(self.focus)} is about a known language; add --oracle notes, or leave it out"
+            )
         if self.oracle is not None:
             source = language(self.oracle)
             tokenizer = Tokenizer.words(source.words)
@@ -100,7 +108,7 @@ class Material:
     def rows(self, texts: Sequence[Text], tokenizer: Tokenizer) -> Data:
         """Return rows of texts, or of the known language."""
         if self.oracle is not None:
-            return Fresh(language(self.oracle), tokenizer, self.positions)
+            return Fresh(language(self.oracle), tokenizer, self.positions, self.focus, self.asking)
         return corpus(texts, tokenizer, context=self.positions, fill=self.fill)
 
     @property

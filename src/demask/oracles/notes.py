@@ -284,6 +284,24 @@ class Notes:
         words = _grammar().split(text)
         return {name: holds(words) for name, holds in _CONSTRAINTS.items()}
 
+    def questions(self, text: str) -> dict[str, list[tuple[int, ...]]]:
+        """Return what a note can be asked: by constraint, places of words that, masked together, it decides or bounds.
+
+        Of a name, an item or a task that must not be another one, all places where it stands are masked, so that nothing
+        gives it away; of a word that is recalled, one place.
+
+        Raises:
+            OracleError: a word that is not in the vocabulary, by name.
+
+        Example:
+            >>> [note] = Notes().sample(1, key=1)
+            >>> words, asked = note.split(), Notes().questions(note)
+            >>> [[words[place] for place in places] for places in asked["repeats"]]
+            [['melons', 'melons'], ['apples', 'apples'], ['spoons', 'spoons'], ['mend'], ['practise']]
+        """
+        words = _grammar().split(text)
+        return {name: found for name, ask in _QUESTIONS.items() if (found := ask(words))}
+
     def satisfied(self, texts: Iterable[str]) -> dict[str, Share]:
         """Return the share of texts that satisfy each constraint, and "all" of them.
 
@@ -398,6 +416,33 @@ def _sign_off(words: Sequence[str]) -> bool:
     return len(words) > 2 and _SIGN_OFF.get(words[0]) == words[-3]
 
 
+def _standing(words: Sequence[str], kind: Iterable[str]) -> list[int]:
+    known = frozenset(kind)
+    return [place for place, word in enumerate(words) if word in known]
+
+
+def _each(words: Sequence[str], kind: Iterable[str]) -> list[tuple[int, ...]]:
+    """All places of each word of a kind."""
+    places = _standing(words, kind)
+    return [tuple(p for p in places if words[p] == word) for word in dict.fromkeys(words[p] for p in places)]
+
+
+def _twice(words: Sequence[str], kind: Iterable[str]) -> list[tuple[int, ...]]:
+    """One place at a time of a word that stands twice."""
+    return [(place,) for places in _each(words, kind) if len(places) > 1 for place in places]
+
+
+_QUESTIONS: Final[Mapping[str, Callable[[Sequence[str]], list[tuple[int, ...]]]]] = {
+    "names": lambda words: _each(words, _NAMES),
+    "friend": lambda words: _twice(words, words[1:2]),
+    "sender": lambda words: _twice(words, words[5:6]),
+    "sum": lambda words: [(place,) for place in _standing(words, _NUMBERS)],
+    "items": lambda words: _twice(words, _ITEMS),
+    "repeats": lambda words: _each(words, (*_ITEMS, *_TASKS)),
+    "place": lambda words: _twice(words, _PLACES),
+    "occasion": lambda words: _twice(words, _OCCASIONS),
+    "sign_off": lambda words: [(0,), (len(words) - 3,)],
+}
 _CONSTRAINTS: Final[Mapping[str, Callable[[Sequence[str]], bool]]] = {
     "form": _form,
     "names": _names,

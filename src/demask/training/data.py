@@ -5,10 +5,12 @@ position sees only its own text. *Windows*: one text per window, closed and fill
 predicts, so it learns how long texts are; a longer text is cut into several windows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Final, Protocol
 
 import torch
@@ -32,10 +34,17 @@ class Text:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows to learn from: tokens (B, N), and which document each belongs to, (B, N), or None if each row is one."""
+    """Rows to learn from.
+
+    Parameters:
+        tokens: (B, N).
+        documents: which document each token belongs to, (B, N); None if each row is one.
+        asked: (B, N) bool, what alone is masked of a row, where a row has any; None if no row has.
+    """
 
     tokens: Tensor
     documents: Tensor | None = None
+    asked: Tensor | None = None
 
 
 class Data(Protocol):
@@ -52,7 +61,10 @@ class Data(Protocol):
 
 
 class Sampler(Protocol):
-    """A known language, such as `demask.oracles.grammar.Notes`."""
+    """A known language, such as `demask.oracles.notes.Notes`.
+
+    One whose rows are to be asked has `questions(text)` besides: by constraint, places that are masked together.
+    """
 
     @property
     def words(self) -> Sequence[str]:
@@ -116,17 +128,44 @@ class Windows:
 class Fresh:
     """New texts of a known language at every step; none is ever seen twice but by chance.
 
+    What a network must look up can stay at chance for hours, while all else is learned: of a row with many masks it is one
+    word among fifty. So `focus` names constraints, and `share` of the rows ask for one of them each, in turn: only the
+    words of one question are masked. The rows that ask are the first of a batch.
+
+    Parameters:
+        source: the language.
+        tokenizer: of its words.
+        context: positions per row.
+        focus: constraints of the language.
+        share: of the rows, in (0, 1], if there is a focus.
+
     Raises:
-        TrainingError: while sampling, a text that does not fit into a window with its end token.
+        TrainingError: a constraint that the language has no questions for, a share out of range; while sampling, a text
+            that does not fit into a window with its end token.
     """
 
     source: Sampler
     tokenizer: Tokenizer
     context: int
+    focus: tuple[str, ...] = ()
+    share: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise TrainingError(f"a share of {self.share} of the rows; expected a number in (0, 1]")
+        known = {name for text in self.source.sample(64, key=0) for name in self._questions(text)} if self.focus else ()
+        for name in self.focus:
+            if name not in known:
+                raise TrainingError(f"no question asks for {name!r}; there are: {', '.join(sorted(known))}")
 
     def batch(self, chance: Keyed) -> Batch:
         """Return one new text per row."""
-        texts = self.source.sample(len(chance.names), key=chance.fork("text").seed)
+        rows, seed = len(chance.names), chance.fork("text").seed
+        texts, questions = self.source.sample(rows, key=seed), list[tuple[int, ...]]()
+        if self.focus:
+            wanted = [self.focus[row % len(self.focus)] for row in range(max(1, round(self.share * rows)))]
+            asking = self._asking(wanted, chance)
+            texts[: len(asking)], questions = [text for text, _ in asking], [places for _, places in asking]
         ids = [self.tokenizer.encode(text) for text in texts]
         longest = max(map(len, ids))
         if longest >= self.context:
@@ -134,7 +173,30 @@ class Fresh:
                 f"a text of {longest} tokens for windows of {self.context}; expected a context of {longest + 1} or more: "
                 f"--context {-(-(longest + 1) // 16) * 16}"
             )
-        return Batch(_rows(ids, self.context, self.tokenizer.end))
+        tokens = _rows(ids, self.context, self.tokenizer.end)
+        asked = torch.zeros_like(tokens, dtype=torch.bool)
+        for row, places in enumerate(questions):
+            asked[row, list(places)] = True
+        return Batch(tokens, asked=asked if questions else None)
+
+    def _asking(self, wanted: Sequence[str], chance: Keyed) -> list[tuple[str, tuple[int, ...]]]:
+        """Return for each constraint wanted a new text that can be asked for it, and one of its questions."""
+        picks = Random(chance.fork("question").seed)
+        found: list[tuple[str, tuple[int, ...]]] = []
+        for turn in count():
+            for text in self.source.sample(8 * len(wanted), key=chance.fork("asking", turn).seed):
+                if len(found) == len(wanted):
+                    return found
+                questions = self._questions(text).get(wanted[len(found)])
+                if questions:
+                    found.append((text, picks.choice(questions)))
+        raise AssertionError  # count() has no end
+
+    def _questions(self, text: str) -> Mapping[str, Sequence[tuple[int, ...]]]:
+        ask = getattr(self.source, "questions", None)
+        if ask is None:
+            raise TrainingError(f"{type(self.source).__name__} has no questions to focus on; leave the focus out")
+        return ask(text)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,16 +221,16 @@ class HeldOut:
         _check_fill(fill)
         pieces: list[list[int]] = []
         owner: list[int] = []
-        size = count = 0
-        for count, text in enumerate(texts, 1):
+        size = number = 0
+        for number, text in enumerate(texts, 1):
             cut = _cut([*tokenizer.encode(text), tokenizer.end], context)
             pieces += cut
-            owner += [count - 1] * len(cut)
+            owner += [number - 1] * len(cut)
             size += len(text.encode())
         if not pieces or not size:
             raise TrainingError("nothing is held out to evaluate on; give more text or a larger --held-out")
         rows = _rows(pieces, context, ABSENT if fill == "packed" else tokenizer.end)
-        return cls(rows, torch.tensor(owner), count, size)
+        return cls(rows, torch.tensor(owner), number, size)
 
 
 def corpus(texts: Sequence[Text], tokenizer: Tokenizer, *, context: int, fill: str) -> Data:

@@ -32,6 +32,8 @@ class Lesson:
         """Return a lesson that is a function of the chance alone, a row per name of it."""
         batch = data.batch(chance.fork("data"))
         masked = draw(torch.ones_like(batch.tokens, dtype=torch.bool), chance, shares=shares)
+        if batch.asked is not None:
+            masked = masked.asking(batch.asked)
         ranks = None
         if network == "permutation":
             keys = chance.fork("order").permutation(masked.where)

@@ -71,6 +71,17 @@ class Masked:
         """Keep some rows."""
         return Masked(self.where[keep], self.weights[keep])
 
+    def asking(self, asked: Tensor) -> "Masked":
+        """Mask only what is `asked` (B, N) of the rows that have any; the others keep their masks.
+
+        Example:
+            >>> masked = Masked(torch.tensor([[True, True], [True, False]]), torch.tensor([0.5, 1.0]))
+            >>> masked.asking(torch.tensor([[False, True], [False, False]])).where.tolist()
+            [[False, True], [True, False]]
+        """
+        where = torch.where(asked.any(1, keepdim=True), asked, self.where)
+        return Masked(where, 1.0 / where.sum(1).float())
+
     def sum(self, losses: Tensor) -> Tensor:
         """Return the sum over rows of the mean loss of their masked tokens: (M,) nats -> ()."""
         return (losses * self.weights[:, None].expand_as(self.where)[self.where]).sum()

@@ -16,7 +16,7 @@ from demask.denoisers.transformer import Network, Transformer
 from demask.errors import CheckpointError, TrainingError
 from demask.tokenizer import Tokenizer
 from demask.training.checkpoint import FILE, Checkpoint
-from demask.training.data import Data, HeldOut
+from demask.training.data import Data, Fresh, HeldOut
 from demask.training.evaluate import Score, evaluate
 from demask.training.lesson import Lesson
 from demask.training.processes import Processes
@@ -256,4 +256,6 @@ class _Training:
         """A hash of what is held out and of the tokenizer: enough to notice other data."""
         hashed = blake2b(self.tokenizer.source.encode(), digest_size=8)
         hashed.update(self.held.tokens.numpy().tobytes())
+        if isinstance(self.data, Fresh) and self.data.focus:
+            hashed.update(repr((self.data.focus, self.data.share)).encode())
         return hashed.hexdigest()
