@@ -14,6 +14,8 @@ pytest.importorskip("fastapi", reason="the server is an extra: pip install 'dema
         (["--replicas", "2"], "--ray local"),
         (["--ray", "local", "--replicas", "2", "--most-replicas", "1"], "at least 2 replicas and at most 1"),
         (["--idle", "5"], "--ray local"),
+        (["--idle", "0", "--ray"], "idle = 0"),
+        (["--ray", "--idle", "0"], "idle = 0"),
         (["--ray", "local", "--idle", "0"], "idle = 0"),
         (["--host", "203.0.113.7"], "cannot listen at 203.0.113.7"),
         (["no-such-model"], "no-such-model"),

@@ -3,13 +3,15 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from demask import __version__
 from demask.errors import DemaskError
+
+_LEFT_OUT: Final = {"--ray": "local"}
 
 
 class Group(TyperGroup):
@@ -28,6 +30,7 @@ class Group(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
+        args = filled(sys.argv[1:] if args is None else args)
         try:
             code = super().main(args, "demask", complete_var, False, windows_expand_args, **extra)
             sys.stdout.flush()
@@ -38,7 +41,7 @@ class Group(TyperGroup):
         except KeyboardInterrupt:
             code = 130
         except Exception as error:
-            message = explain(error, sys.argv[1:] if args is None else args)
+            message = explain(error, args)
             if message is None:
                 raise
             sys.stderr.write(f"demask: {' '.join(message.splitlines())}\n")
@@ -46,6 +49,23 @@ class Group(TyperGroup):
         if code == 130:
             sys.stderr.write("demask: interrupted\n")
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def filled(args: Sequence[str]) -> list[str]:
+    """Give options whose value may be left out the value that is meant: where an option follows, or nothing.
+
+    Example:
+        >>> filled(["batch", "in.jsonl", "out", "--ray"]), filled(["serve", "--ray", "auto"])
+        (['batch', 'in.jsonl', 'out', '--ray', 'local'], ['serve', '--ray', 'auto'])
+    """
+    words = list(args)
+    end = words.index("--") if "--" in words else len(words)
+    out: list[str] = []
+    for place, word in enumerate(words):
+        out.append(word)
+        if place < end and word in _LEFT_OUT and (place + 1 >= end or words[place + 1].startswith("-")):
+            out.append(_LEFT_OUT[word])
+    return out
 
 
 def explain(error: Exception, args: Sequence[str] = ()) -> str | None:

@@ -356,7 +356,7 @@ def batch(
     shard: Annotated[int, typer.Option("--shard", callback=o.at_least(1), help="Lines per file of results.")] = 256,
     full: Annotated[bool, typer.Option("--full", help="Keep tokens and steps too, as --save does.")] = False,
     ray: Annotated[
-        str | None, typer.Option("--ray", metavar="ADDRESS", help="Share the work: local, auto, or a Ray cluster.")
+        str | None, typer.Option("--ray", metavar="[ADDRESS]", help="Share the work: local, auto, or a Ray cluster.")
     ] = None,
     actors: Annotated[int | None, typer.Option("--actors", callback=o.at_least(1), help="Models at work.")] = None,
     gpus: Annotated[float, typer.Option("--gpus", callback=o.at_least(0), help="GPUs of each actor.")] = 0.0,
@@ -393,7 +393,7 @@ def serve(
     deadline: Annotated[float, typer.Option("--deadline", help="Seconds a request may take.")] = 300.0,
     threads: Annotated[int | None, typer.Option("--threads", callback=o.at_least(1), help="CPU threads.")] = None,
     ray: Annotated[
-        str | None, typer.Option("--ray", metavar="ADDRESS", help="Serve by Ray: local, auto, or a Ray cluster.")
+        str | None, typer.Option("--ray", metavar="[ADDRESS]", help="Serve by Ray: local, auto, or a Ray cluster.")
     ] = None,
     replicas: Annotated[int, typer.Option("--replicas", callback=o.at_least(1), help="Models that stand.")] = 1,
     most: Annotated[
