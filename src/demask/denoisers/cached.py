@@ -68,8 +68,34 @@ class _Kept:
         return seen[0], seen[1]
 
 
+class Around:
+    """What a wrapper of a checkpoint has of it."""
+
+    inner: Any
+
+    @property
+    def context(self) -> int:
+        """The most positions that a canvas may have."""
+        return int(self.inner.context)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens can be written, V."""
+        return int(self.inner.vocabulary)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.inner.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what precision it computes, and answers."""
+        return self.inner.dtype  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True, eq=False)
-class Cached:
+class Cached(Around):
     """Keep keys and values of the positions that change little, or not at all, and compute the others anew.
 
     A block begins, for a row, with the positions asked for when something outside them has changed: then everything is
@@ -132,26 +158,6 @@ class Cached:
     def law(self) -> Law:
         """What is claimed of the answers, given those of the inner denoiser."""
         return Law.EXACT if self.kind == "blocks" else Law.TILTED
-
-    @property
-    def context(self) -> int:
-        """The most positions that a canvas may have."""
-        return int(self.inner.context)
-
-    @property
-    def vocabulary(self) -> int:
-        """How many tokens can be written, V."""
-        return int(self.inner.vocabulary)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network lies."""
-        return self.inner.device  # type: ignore[no-any-return]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In what precision it computes, and answers."""
-        return self.inner.dtype  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:

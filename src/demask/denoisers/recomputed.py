@@ -9,12 +9,12 @@ from torch.nn.functional import pad
 
 from demask.canvas import ABSENT, Canvas, Marginals
 from demask.contracts import Law
-from demask.denoisers.cached import _NOTHING, Cached, _agreed, _Kept, _matched
+from demask.denoisers.cached import _NOTHING, Around, Cached, _agreed, _Kept, _matched
 from demask.errors import DenoiserError
 
 
 @dataclass(frozen=True, eq=False)
-class Recomputed:
+class Recomputed(Around):
     """Compute the last `window` settled positions and all behind them anew, and keep what stands before.
 
     With c the number of leading positions that were visible at the row's last pass, a pass computes the positions
@@ -74,26 +74,6 @@ class Recomputed:
     def law(self) -> Law:
         """TILTED."""
         return Law.TILTED
-
-    @property
-    def context(self) -> int:
-        """The most positions that a canvas may have."""
-        return int(self.inner.context)
-
-    @property
-    def vocabulary(self) -> int:
-        """How many tokens can be written, V."""
-        return int(self.inner.vocabulary)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network lies."""
-        return self.inner.device  # type: ignore[no-any-return]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In what precision it computes, and answers."""
-        return self.inner.dtype  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
