@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -128,6 +128,8 @@ class Marginals:
     @cached_property
     def _top_and_mass(self) -> tuple[Tensor, ...]:
         """Largest logit, and the sum of exp(logit - largest), in one pass over the logits."""
+        if self._whole is not None and "_top_and_mass" in self._whole.__dict__:
+            return tuple(part[self._index] for part in self._whole._top_and_mass)
 
         def reduce(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
             top = chunk.amax(-1, keepdim=True)
@@ -146,19 +148,27 @@ class Marginals:
         top, mass = self._top_and_mass
         return top + mass.log()
 
-    @property
+    @cached_property
     def proper(self) -> bool:
-        """Whether every row is a distribution: no nan, no +inf, not all -inf. One small copy to the host."""
-        return isfinite(float(self._top_and_mass[1].sum()))  # a mass is in [1, V], or nan
+        """Whether every row is a distribution: no nan, no +inf, not all -inf. One small copy to the host.
+
+        Cost: nothing more once the rows were drawn from.
+        """
+        mass = self.__dict__.get("_drawn")  # in [1, V] as well, at whatever temperature
+        return isfinite(float((self._top_and_mass[1] if mass is None else mass).sum()))  # a mass is in [1, V], or nan
 
     @cached_property
     def mode(self) -> Tensor:
         """The most probable token, (M,) int64; the first of equals."""
+        if (made := self._known("mode")) is not None:
+            return made
         return _first_largest(self.logits)
 
     @cached_property
     def entropy(self) -> Tensor:
         """Entropy of every row, (M,), nats."""
+        if (made := self._known("entropy")) is not None:
+            return made
 
         def reduce(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
             top = chunk.amax(-1, keepdim=True)
@@ -177,6 +187,8 @@ class Marginals:
     @cached_property
     def margin(self) -> Tensor:
         """Probability of the mode less that of the runner-up, (M,)."""
+        if (made := self._known("margin")) is not None:
+            return made
         if self.vocabulary == 1:
             return torch.ones_like(self.peak)
         two = self.logits.topk(2, dim=-1).values
@@ -197,10 +209,11 @@ class Marginals:
         if not len(self.logits):
             return torch.zeros(0, dtype=torch.int64, device=self.logits.device)
 
-        def reduce(chunk: Tensor, scratch: Scratch, level: Tensor) -> tuple[Tensor]:
-            return (_invert(_powers(chunk, chunk.amax(-1, keepdim=True), self.temperature, scratch), level),)
+        def reduce(chunk: Tensor, scratch: Scratch, level: Tensor) -> tuple[Tensor, ...]:
+            return _invert(_powers(chunk, chunk.amax(-1, keepdim=True), self.temperature, scratch), level)
 
-        return _by_chunk(self.logits, reduce, uniform.clamp(max=_BELOW_ONE), numbers=_CHUNK)[0]
+        tokens, self.__dict__["_drawn"] = _by_chunk(self.logits, reduce, uniform.clamp(max=_BELOW_ONE), numbers=_CHUNK)
+        return tokens
 
     def only(self, where: Tensor) -> "Marginals":
         """Keep the positions `where` (B, N), a subset of those asked; what was already reduced is kept with them.
@@ -224,11 +237,19 @@ class Marginals:
 
     def _kept(self, where: Tensor, index: Tensor | slice) -> "Marginals":
         kept = Marginals(where, self.logits[index], self.temperature, self.passes)
-        for name in ("_top_and_mass", "mode", "entropy", "margin"):
-            if name in self.__dict__:
-                value = self.__dict__[name]
-                kept.__dict__[name] = tuple(v[index] for v in value) if isinstance(value, tuple) else value[index]
+        kept.__dict__.update(_whole=self, _index=index)
         return kept
+
+    _whole: ClassVar["Marginals | None"] = None  # an instance may have the answer of which it keeps some rows,
+    _index: ClassVar[Tensor | slice]  # and which ones: what is known there is not computed again
+
+    def _known(self, name: str) -> Tensor | None:
+        """Return what a reduction of the whole answer gave for these rows, if it was made."""
+        if self._whole is None:
+            return None
+        known: Tensor | None = self._whole.__dict__.get(name)
+        known = self._whole._known(name) if known is None else known
+        return None if known is None else known[self._index]
 
     def spread(self, values: Tensor, *, fill: float | int = 0) -> Tensor:
         """Lay (M,) values out on the canvas: (B, N), `fill` elsewhere."""
@@ -263,20 +284,25 @@ def _first_largest(rows: Tensor) -> Tensor:
     return best[:, 0] * stretch + _within(rows, stretch, best)[0].argmax(-1)
 
 
-def _invert(weights: Tensor, level: Tensor) -> Tensor:
-    """Return the first index at which the running share of `weights` (M, V) exceeds `level` (M,): the inverse CDF."""
+def _invert(weights: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first index at which the running share of `weights` (M, V) exceeds `level` (M,), and the weights' sum.
+
+    The inverse of the cumulative law.
+    """
     if weights.shape[-1] <= _SINGLE_LEVEL:
         total = weights.cumsum(-1, dtype=torch.float64)
-        return _search(total, level * total[:, -1])
+        whole = total[:, -1]
+        return _search(total, level * whole), whole
     stretch = _stretch(weights)
     total = _per_stretch(weights, stretch, Tensor.sum).cumsum(-1, dtype=torch.float64)
-    level = level * total[:, -1]
+    whole = total[:, -1]
+    level = level * whole
     tile = _search(total, level)[:, None]
     inside, beyond = _within(weights, stretch, tile)
     within = inside.masked_fill_(beyond, 0.0).cumsum(-1, dtype=torch.float64)
     left = level - torch.where(tile > 0, total.gather(1, (tile - 1).clamp_(min=0)), 0.0)[:, 0]
     left = torch.minimum(left, within[:, -1] * _BELOW_ONE)  # the stretch's own sum may be rounded to less
-    return tile[:, 0] * stretch + _search(within, left)
+    return tile[:, 0] * stretch + _search(within, left), whole
 
 
 def _stretch(rows: Tensor) -> int:

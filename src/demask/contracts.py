@@ -276,10 +276,10 @@ class Step:
         memory = self._memory
         if memory.drawn is None or memory.tokens is None or bool(without(where, memory.drawn).any()):
             marginals = self.marginals(where)
+            drawn = self.chance.fork("draft").categorical(marginals)
             if not marginals.proper:
                 raise DenoiserError(_not_a_law(marginals))
-            memory.drawn = where
-            memory.tokens = marginals.spread(self.chance.fork("draft").categorical(marginals))
+            memory.drawn, memory.tokens = where, self.canvas.tokens.masked_scatter(where, drawn)
         return memory.tokens
 
     def rows(self, keep: Tensor) -> "Step":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from demask.canvas import Canvas, Marginals, without
+from demask.canvas import Canvas, Marginals
 from demask.chance import Keyed
 from demask.contracts import Chance, Collector, Denoiser, Info, Later, Law, Sampler, noised, ranked, vocabulary
 from demask.errors import CanvasError
@@ -218,22 +218,14 @@ class Course(Generic[S]):
         turn = turns[0] if len(set(turns)) == 1 else turns
         state, info = self.sampler.step(self.state, meter, self.chance.fork("step", turn))
         before, canvas = self.canvas, info.canvas
-        fresh = without(before.masked | (before.tokens != canvas.tokens), canvas.masked)  # unmasked, or written over
+        fresh = before.masked | (before.tokens != canvas.tokens)  # unmasked, or written over; or masked now
         if isinstance(turn, int):
             when = self.when.masked_fill(fresh, turn)
         else:
             when = torch.where(fresh, self.when.new_tensor(turn)[:, None], self.when)
-        course = replace(
-            self,
-            state=state,
-            canvas=canvas,
-            turns=tuple(turn + 1 for turn in turns),
-            when=when.masked_fill(canvas.masked, -2),
-            nfe=meter.nfe,
-            count=self.count + ~self.done,
-            done=self.sampler.done(state),
-        )
-        return course, info
+        when, count = when.masked_fill(canvas.masked, -2), self.count + ~self.done
+        after, done = tuple(turn + 1 for turn in turns), self.sampler.done(state)
+        return Course(self.sampler, state, canvas, self.chance, after, when, meter.nfe, count, done), info
 
     def rows(self, places: Sequence[int]) -> "Course[S]":
         """Keep some rows, by their numbers; the state has its rows first, as `demask.rows.select` says."""
@@ -284,7 +276,7 @@ class _Metered:
 
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         asked = where.any(1)
-        whole = bool(asked.all())
+        whole = False not in asked.tolist()
         answer = self.inner(canvas, where) if whole else self.inner(canvas.rows(asked), where[asked])
         self._count(asked, answer.passes)
         return answer if whole else replace(answer, where=where)
@@ -308,7 +300,8 @@ class _Metered:
         return vocabulary(self.inner)
 
     def _count(self, asked: Tensor, passes: int) -> None:
-        several = asked.view(len(self.nfe), -1).sum(1) if len(asked) > len(self.nfe) else asked
+        rows = self.nfe.shape[0]
+        several = asked.view(rows, -1).sum(1) if asked.shape[0] > rows else asked
         self.nfe = self.nfe.add(several, alpha=passes)
 
 

@@ -56,6 +56,23 @@ def test_logp_against_enumeration():
         assert grammar.logp(text) == pytest.approx(math.log(p), abs=1e-12)
 
 
+def test_the_law_of_a_word_given_the_others_against_enumeration():
+    """One place at a time, and the friend's name wherever it stands."""
+    grammar, truth = Grammar(SMALL), {tuple(text.split(" ")): p for text, p in by_hand().items()}
+    for words in truth:
+        groups = [[place] for place in range(len(words))] + [[p for p, word in enumerate(words) if word == words[1]]]
+        for places in groups:
+            beside = {}
+            for other, p in truth.items():
+                same = len(other) == len(words) and len({other[place] for place in places}) == 1
+                if same and all(other[i] == words[i] for i in range(len(words)) if i not in places):
+                    beside[other[places[0]]] = p
+            whole = sum(beside.values())
+            law = grammar.law(" ".join(words), places)
+            assert law == pytest.approx({word: p / whole for word, p in beside.items()}, rel=1e-9)
+    assert grammar.law("dear ann ann and ann she then yes", [1]) == {}
+
+
 def test_logp_outside_the_language():
     grammar, truth = Grammar(SMALL), by_hand()
     for text in truth:

@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from demask.canvas import ABSENT
 from demask.chance import Keyed
+from demask.denoisers.transformer import Network, Shape
 from demask.errors import TrainingError
 from demask.oracles import Notes
 from demask.tokenizer import Tokenizer
 from demask.training import Fresh, HeldOut, Text, corpus, read, split
+from demask.training.data import Batch
 from demask.training.lesson import Lesson
 
 WORDS = Tokenizer.words(["a", "b", "c"])
@@ -74,7 +78,7 @@ def test_some_rows_ask_for_one_constraint_each():
     source = Notes()
     data = Fresh(source, Tokenizer.words(source.words), 100, ("place", "repeats"), 0.75)
     lesson = Lesson.draw(data, chance(8, 3), shares=(0.0, 1.0), network="transformer")
-    asked = lesson.batch.asked
+    asked, laws = lesson.batch.asked.where, lesson.batch.asked.laws
     assert asked.any(1).tolist() == [True] * 6 + [False] * 2
     assert torch.equal(lesson.masked.where[:6], asked[:6])
     assert torch.allclose(lesson.masked.weights * lesson.masked.where.sum(1), torch.ones(8))
@@ -82,10 +86,31 @@ def test_some_rows_ask_for_one_constraint_each():
         text = data.tokenizer.decode(
             [token for token in lesson.batch.tokens[row].tolist() if token != data.tokenizer.end]
         )
-        assert tuple(asked[row].nonzero()[:, 0].tolist()) in source.questions(text)[name]
+        places = asked[row].nonzero()[:, 0].tolist()
+        assert tuple(places) in source.questions(text)[name]
+        law = {data.tokenizer.decode([token]): float(laws[row, token]) for token in laws[row].nonzero()[:, 0].tolist()}
+        assert law == pytest.approx(source.law(text, places), rel=1e-6)
+    assert not bool(laws[6:].any())
     again = Lesson.draw(data, chance(8, 3), shares=(0.0, 1.0), network="transformer")
     assert torch.equal(again.batch.tokens, lesson.batch.tokens)
     assert torch.equal(again.masked.where, lesson.masked.where)
+
+
+def test_a_loss_against_laws_is_the_mean_of_the_losses_against_words():
+    source = Notes()
+    data = Fresh(source, Tokenizer.words(source.words), 100, ("names",), 0.5)
+    lesson = Lesson.draw(data, chance(2, 4), shares=(0.0, 1.0), network="transformer")
+    network = Network(Shape(295, 100, 16, 1, 2, 16), key=1)
+    known = lesson.loss(network, slice(0, 1), precision="fp32").detach()
+    mean = 0.0
+    for token in lesson.batch.asked.laws[0].nonzero()[:, 0]:
+        tokens = lesson.batch.tokens.masked_fill(lesson.batch.asked.where, token)
+        drawn = replace(lesson, batch=Batch(tokens)).loss(network, slice(0, 1), precision="fp32").detach()
+        mean += float(lesson.batch.asked.laws[0, token]) * drawn
+    assert float(known) == pytest.approx(float(mean), rel=1e-5)
+    plain = replace(lesson, batch=Batch(lesson.batch.tokens))  # the row that asks for nothing keeps its words
+    rest = [one.loss(network, slice(1, 2), precision="fp32").detach() for one in (lesson, plain)]
+    assert float(rest[0]) == pytest.approx(float(rest[1]), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ probability is the product of its choices.
 import math
 import re
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from random import Random
 from typing import Protocol
@@ -87,6 +87,32 @@ class Grammar:
         except _ForeignError:
             return -math.inf
 
+    def law(self, text: str, places: Sequence[int]) -> dict[str, float]:
+        """Return the law of the one word that stands at all of `places`, given all other words of the text.
+
+        Its probabilities sum to 1, or it is empty where no word fits.
+
+        Cost: one walk for every word that could stand at the first place.
+
+        Raises:
+            OracleError: a word that is not in the vocabulary.
+
+        Example:
+            >>> from demask.oracles.parts import Choice
+            >>> pet = Pick("pet", ("cat", "dog"))
+            >>> grammar = Grammar((pet, Choice(("and {pet}", ("or", Pick("next", pet.words, other=("pet",)))), (1, 3))))
+            >>> grammar.law("cat and cat", [0, 2]), grammar.law("cat or dog", [2])
+            ({'cat': 0.5, 'dog': 0.5}, {'dog': 1.0})
+        """
+        words = self.split(text)
+        known = {}
+        for word in sorted(self._kin[words[places[0]]]):
+            for place in places:
+                words[place] = word
+            known[word] = math.exp(self.logp(" ".join(words)))
+        whole = sum(known.values())
+        return {word: share / whole for word, share in known.items() if share}
+
     def enumerate(self, *, limit: int = 100_000) -> dict[str, float]:
         """Return the probability of every text, as the product of its choices.
 
@@ -144,6 +170,25 @@ class Grammar:
     @cached_property
     def _known(self) -> frozenset[str]:
         return frozenset(self.words)
+
+    @cached_property
+    def _kin(self) -> dict[str, set[str]]:
+        """For every word those that could stand where it can."""
+        kin: dict[str, set[str]] = {word: {word} for word in self.words}
+        for words in self._kinds(self._root):
+            for word in words:
+                kin[word].update(words)
+        return kin
+
+    def _kinds(self, node: Node) -> Iterator[tuple[str, ...]]:
+        """Per place of the grammar where something is decided, the words that it could be."""
+        if isinstance(node, Branch):
+            yield tuple(node.select.keys() - {END})
+        if isinstance(node, (tuple, Branch, Switch)):
+            for part in node if isinstance(node, tuple) else node.parts:
+                yield from self._kinds(part)
+        elif not isinstance(node, Text):
+            yield self._links.possible(node)
 
     def _walk(self, decide: "_Decide") -> list[str]:
         """Return the words of the text that `decide` chooses."""

@@ -302,6 +302,20 @@ class Notes:
         words = _grammar().split(text)
         return {name: found for name, ask in _QUESTIONS.items() if (found := ask(words))}
 
+    def law(self, text: str, places: Sequence[int]) -> dict[str, float]:
+        """Return the law of the one word that stands at all of `places`, given all other words of a note: an answer.
+
+        Raises:
+            OracleError: a word that is not in the vocabulary, by name.
+
+        Example:
+            >>> [note] = Notes().sample(1, key=1)
+            >>> law = Notes().law(note, Notes().questions(note)["names"][0])
+            >>> len(law), round(sum(law.values()), 12)
+            (22, 1.0)
+        """
+        return _grammar().law(text, places)
+
     def satisfied(self, texts: Iterable[str]) -> dict[str, Share]:
         """Return the share of texts that satisfy each constraint, and "all" of them.
 

@@ -39,12 +39,28 @@ class Batch:
     Parameters:
         tokens: (B, N).
         documents: which document each token belongs to, (B, N); None if each row is one.
-        asked: (B, N) bool, what alone is masked of a row, where a row has any; None if no row has.
+        asked: what some rows are asked for; None if none is.
     """
 
     tokens: Tensor
     documents: Tensor | None = None
-    asked: Tensor | None = None
+    asked: "Asked | None" = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What rows are asked for, and the answers: not a word drawn from the truth, but its law.
+
+    The mean of the loss over the word, given all else, has the same gradient in the mean and none of the noise. What must
+    not be said shows in nothing else: one word of 24 that never comes is lost in the noise of those that do.
+
+    Parameters:
+        where: (B, N) bool, what alone is masked of a row; no position of a row that is not asked.
+        laws: (B, V), the law of the word at these positions given the rest of the row; zeros where nothing is asked.
+    """
+
+    where: Tensor
+    laws: Tensor
 
 
 class Data(Protocol):
@@ -63,7 +79,8 @@ class Data(Protocol):
 class Sampler(Protocol):
     """A known language, such as `demask.oracles.notes.Notes`.
 
-    One whose rows are to be asked has `questions(text)` besides: by constraint, places that are masked together.
+    One whose rows are to be asked has two methods besides: `questions(text)`, by constraint, places that are masked
+    together; and `law(text, places)`, the law of the one word at all of them given the rest.
     """
 
     @property
@@ -161,11 +178,12 @@ class Fresh:
     def batch(self, chance: Keyed) -> Batch:
         """Return one new text per row."""
         rows, seed = len(chance.names), chance.fork("text").seed
-        texts, questions = self.source.sample(rows, key=seed), list[tuple[int, ...]]()
+        texts, asked = self.source.sample(rows, key=seed), None
         if self.focus:
             wanted = [self.focus[row % len(self.focus)] for row in range(max(1, round(self.share * rows)))]
             asking = self._asking(wanted, chance)
-            texts[: len(asking)], questions = [text for text, _ in asking], [places for _, places in asking]
+            texts[: len(asking)] = [text for text, _ in asking]
+            asked = self._answered(asking, rows)
         ids = [self.tokenizer.encode(text) for text in texts]
         longest = max(map(len, ids))
         if longest >= self.context:
@@ -173,11 +191,16 @@ class Fresh:
                 f"a text of {longest} tokens for windows of {self.context}; expected a context of {longest + 1} or more: "
                 f"--context {-(-(longest + 1) // 16) * 16}"
             )
-        tokens = _rows(ids, self.context, self.tokenizer.end)
-        asked = torch.zeros_like(tokens, dtype=torch.bool)
-        for row, places in enumerate(questions):
-            asked[row, list(places)] = True
-        return Batch(tokens, asked=asked if questions else None)
+        return Batch(_rows(ids, self.context, self.tokenizer.end), asked=asked)
+
+    def _answered(self, asking: Sequence[tuple[str, tuple[int, ...]]], rows: int) -> Asked:
+        """Return what the first rows are asked for, and its laws."""
+        where, laws = torch.zeros(rows, self.context, dtype=torch.bool), torch.zeros(rows, self.tokenizer.size)
+        for row, (text, places) in enumerate(asking):
+            law = self.source.law(text, places)  # type: ignore[attr-defined]  # who has questions has answers
+            where[row, list(places)] = True
+            laws[row, [self.tokenizer.encode(word)[0] for word in law]] = torch.tensor([*law.values()])
+        return Asked(where, laws)
 
     def _asking(self, wanted: Sequence[str], chance: Keyed) -> list[tuple[str, tuple[int, ...]]]:
         """Return for each constraint wanted a new text that can be asked for it, and one of its questions."""

@@ -33,7 +33,7 @@ class Lesson:
         batch = data.batch(chance.fork("data"))
         masked = draw(torch.ones_like(batch.tokens, dtype=torch.bool), chance, shares=shares)
         if batch.asked is not None:
-            masked = masked.asking(batch.asked)
+            masked = masked.asking(batch.asked.where)
         ranks = None
         if network == "permutation":
             keys = chance.fork("order").permutation(masked.where)
@@ -54,5 +54,15 @@ class Lesson:
             else:
                 features = streams(network, tokens, self.ranks[rows].to(device), documents=documents)
             logits = network.logits(features[part.where])
-        losses = functional.cross_entropy(logits.float(), tokens[part.where], reduction="none")
+        losses = functional.cross_entropy(logits.float(), self._targets(rows, part.where, tokens), reduction="none")
         return part.sum(losses) / len(self.batch.tokens)
+
+    def _targets(self, rows: slice, where: Tensor, tokens: Tensor) -> Tensor:
+        """Return what stands at the masked positions, (M,); or its laws, (M, V), where some rows are asked for them."""
+        there = tokens[where]
+        if self.batch.asked is None:
+            return there
+        laws = self.batch.asked.laws[rows].to(there.device)
+        known = laws[where.nonzero()[:, 0]]  # (M, V)
+        drawn = functional.one_hot(there, known.shape[1]).to(known)
+        return torch.where(known.any(1, keepdim=True), known, drawn)
