@@ -78,7 +78,7 @@ def test_only_keeps_what_is_known():
     where = torch.tensor([[True, False, True], [True, True, False]])
     logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     m = Marginals(where, logits, 0.5)
-    assert m.entropy.shape == (4,)
+    assert m.entropy.shape == m.peak.shape == (4,)
     part = m.only(torch.tensor([[False, False, True], [True, False, False]]))
     assert torch.equal(part.logits, logits[[1, 2]])
     assert part.temperature == 0.5

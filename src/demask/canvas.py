@@ -125,6 +125,10 @@ class Marginals:
         """The number of tokens, V."""
         return self.logits.shape[-1]
 
+    @property
+    def _small(self) -> bool:
+        return self.logits.shape[-1] <= _SINGLE_LEVEL
+
     @cached_property
     def _top_and_mass(self) -> tuple[Tensor, ...]:
         """Largest logit, and the sum of exp(logit - largest), in one pass over the logits."""
@@ -137,14 +141,25 @@ class Marginals:
 
         return _by_chunk(self.logits, reduce)
 
-    @property
+    @cached_property
+    def _logs(self) -> Tensor:
+        """Log-probabilities of a small vocabulary, (M, V): there the calls cost more than the numbers, and this is one."""
+        if (made := self._known("_logs")) is not None:
+            return made
+        return self.logits.log_softmax(-1, dtype=_wide(self.logits.dtype))
+
+    @cached_property
     def peak(self) -> Tensor:
         """Log-probability of the mode, (M,), nats."""
-        return -self._top_and_mass[1].log()
+        if (made := self._known("peak")) is not None:
+            return made
+        return self._logs.amax(-1) if self._small else -self._top_and_mass[1].log()
 
-    @property
+    @cached_property
     def logsumexp(self) -> Tensor:
         """Log of the normaliser of every row, (M,)."""
+        if self._small:
+            return self.logits.to(_wide(self.logits.dtype)).logsumexp(-1)
         top, mass = self._top_and_mass
         return top + mass.log()
 
@@ -154,8 +169,10 @@ class Marginals:
 
         Cost: nothing more once the rows were drawn from.
         """
-        mass = self.__dict__.get("_drawn")  # in [1, V] as well, at whatever temperature
-        return isfinite(float((self._top_and_mass[1] if mass is None else mass).sum()))  # a mass is in [1, V], or nan
+        drawn = self.__dict__.get(
+            "_drawn"
+        )  # in [1, V] at whatever temperature, or nan; so is what a peak is the log of
+        return isfinite(float((self.peak if drawn is None else drawn).sum()))
 
     @cached_property
     def mode(self) -> Tensor:
@@ -169,16 +186,17 @@ class Marginals:
         """Entropy of every row, (M,), nats."""
         if (made := self._known("entropy")) is not None:
             return made
+        if self._small:
+            expected: Tensor = torch.linalg.vecdot(self._logs.exp(), self._logs.clamp(min=_floor(self._logs.dtype)))
+            return -expected
 
         def reduce(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
             top = chunk.amax(-1, keepdim=True)
             below = torch.sub(chunk, top, out=scratch[0])
             powers = torch.exp(below, out=scratch[1])
             mass = powers.sum(-1)
-            floor = (
-                -800.0 if below.dtype == torch.float64 else -120.0
-            )  # below it powers are 0, and 0 * -inf would be nan
-            return top[:, 0], mass, mass.log() - powers.mul_(below.clamp_(min=floor)).sum(-1) / mass
+            expected = powers.mul_(below.clamp_(min=_floor(below.dtype))).sum(-1) / mass
+            return top[:, 0], mass, mass.log() - expected
 
         *known, entropy = _by_chunk(self.logits, reduce)
         self.__dict__["_top_and_mass"] = tuple(known)  # the same numbers, found on the way
@@ -196,6 +214,8 @@ class Marginals:
 
     def logp(self, tokens: Tensor) -> Tensor:
         """Log-probability of one token per asked position: (M,) int64 -> (M,) nats."""
+        if self._small:
+            return self._logs.gather(-1, tokens[:, None])[:, 0]
         return self.logits.gather(-1, tokens[:, None])[:, 0].to(self.logsumexp.dtype) - self.logsumexp
 
     def draw(self, uniform: Tensor) -> Tensor:
@@ -206,8 +226,14 @@ class Marginals:
         """
         if self.temperature == 0:
             return self.mode
-        if not len(self.logits):
+        if not self.logits.shape[0]:
             return torch.zeros(0, dtype=torch.int64, device=self.logits.device)
+
+        if self._small:
+            warm = self.temperature == 1
+            powers = self._logs.exp() if warm else (self._logs * (1 / self.temperature)).softmax(-1)
+            tokens, self.__dict__["_drawn"] = _invert(powers, uniform.clamp(max=_BELOW_ONE))
+            return tokens
 
         def reduce(chunk: Tensor, scratch: Scratch, level: Tensor) -> tuple[Tensor, ...]:
             return _invert(_powers(chunk, chunk.amax(-1, keepdim=True), self.temperature, scratch), level)
@@ -221,7 +247,7 @@ class Marginals:
         Where these are all that were asked, nothing is copied.
         """
         index = where[self.where].nonzero()[:, 0]
-        return self._kept(where, index if len(index) < len(self.logits) else slice(None))
+        return self._kept(where, index if index.shape[0] < self.logits.shape[0] else slice(None))
 
     def rows(self, keep: Tensor) -> "Marginals":
         """Keep some rows of the batch, as `Canvas.rows`, with what was already reduced.
@@ -269,6 +295,16 @@ def without(where: Tensor, other: Tensor) -> Tensor:
         tensor([False,  True, False, False])
     """
     return where > other
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision of sums: float32 for logits of less."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _floor(dtype: torch.dtype) -> float:
+    """Return a number below which powers are 0; 0 times -inf would be nan."""
+    return -800.0 if dtype == torch.float64 else -120.0
 
 
 def _first_largest(rows: Tensor) -> Tensor:
@@ -371,7 +407,7 @@ def _by_chunk(
     """
     rows, width = logits.shape
     size = rows if logits.device.type != "cpu" else max(1, numbers // max(1, width))
-    dtype = torch.float32 if logits.dtype in (torch.float16, torch.bfloat16) else logits.dtype
+    dtype = _wide(logits.dtype)
     if rows <= size:
         return reduce(logits.to(dtype), (None, None), *extra)
     one, two = torch.empty(2, size, width, dtype=dtype)

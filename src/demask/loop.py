@@ -302,7 +302,7 @@ class _Metered:
     def _count(self, asked: Tensor, passes: int) -> None:
         rows = self.nfe.shape[0]
         several = asked.view(rows, -1).sum(1) if asked.shape[0] > rows else asked
-        self.nfe = self.nfe.add(several, alpha=passes)
+        self.nfe = self.nfe + several * passes
 
 
 def _approximate(denoiser: object) -> bool:

@@ -65,7 +65,8 @@ class Ended:
         """Return the state after one step of the inner sampler and the end that it may have drawn."""
         state, info = self.inner.step(state, denoiser, chance)
         canvas = info.canvas
-        ended = without(state.start, canvas.masked) & (canvas.tokens == self.end)
+        new = info.kept if getattr(self.inner, "keeps", False) else without(state.start, canvas.masked)
+        ended = new & (canvas.tokens == self.end)
         if ended.is_cpu and not bool(ended.any()):  # on a host a look costs less than what it saves
             return state, info
         behind = state.start & (ended.cumsum(1) > 0)

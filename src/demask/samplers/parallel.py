@@ -1,6 +1,7 @@
 """The workhorse: a schedule says how many, an order which, a verifier what is kept."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class Parallel:
     schedule: Schedule
     order: Order
     verifier: Verifier = field(default_factory=AcceptAll)
+    keeps: ClassVar[bool] = True  # what it has unmasked it never touches again
 
     @property
     def law(self) -> Law:
@@ -62,7 +64,7 @@ class Parallel:
         chosen = largest(scores, self.schedule.count(step, scores))
         kept, tokens = self.verifier.verify(step, chosen, scores)
         canvas = state.canvas.unmask(kept, tokens)
-        return replace(state, canvas=canvas), Info(step, kept, canvas)
+        return State(canvas, state.start, state.origin), Info(step, kept, canvas)
 
     def done(self, state: State) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
@@ -115,6 +117,9 @@ def largest(scores: Tensor, count: Tensor) -> Tensor:
         >>> largest(torch.tensor([[0.5, 0.9, -torch.inf]]), torch.tensor([2]))
         tensor([[ True,  True, False]])
     """
+    none, possible = torch.zeros_like(scores, dtype=torch.bool), scores > -torch.inf
+    if count.is_cpu and set(count.tolist()) == {1}:  # one token at a time
+        return none.scatter_(1, scores.argmax(1, keepdim=True), True) & possible
     index = scores.sort(dim=1, descending=True, stable=True).indices
     ranks = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, index, ranks) & (scores > -torch.inf)
+    return none.scatter_(1, index, ranks) & possible
