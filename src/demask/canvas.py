@@ -142,18 +142,13 @@ class Marginals:
         return _by_chunk(self.logits, reduce)
 
     @cached_property
-    def _logs(self) -> Tensor:
-        """Log-probabilities of a small vocabulary, (M, V): there the calls cost more than the numbers, and this is one."""
-        if (made := self._known("_logs")) is not None:
-            return made
-        return self.logits.log_softmax(-1, dtype=_wide(self.logits.dtype))
-
-    @cached_property
     def peak(self) -> Tensor:
         """Log-probability of the mode, (M,), nats."""
         if (made := self._known("peak")) is not None:
             return made
-        return self._logs.amax(-1) if self._small else -self._top_and_mass[1].log()
+        if self._small:
+            return _by_chunk(self.logits, lambda chunk, scratch: (_logs(chunk, scratch[0]).amax(-1),))[0]
+        return -self._top_and_mass[1].log()
 
     @cached_property
     def logsumexp(self) -> Tensor:
@@ -187,8 +182,7 @@ class Marginals:
         if (made := self._known("entropy")) is not None:
             return made
         if self._small:
-            expected: Tensor = torch.linalg.vecdot(self._logs.exp(), self._logs.clamp(min=_floor(self._logs.dtype)))
-            return -expected
+            return _by_chunk(self.logits, _entropy)[0]
 
         def reduce(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
             top = chunk.amax(-1, keepdim=True)
@@ -214,8 +208,6 @@ class Marginals:
 
     def logp(self, tokens: Tensor) -> Tensor:
         """Log-probability of one token per asked position: (M,) int64 -> (M,) nats."""
-        if self._small:
-            return self._logs.gather(-1, tokens[:, None])[:, 0]
         return self.logits.gather(-1, tokens[:, None])[:, 0].to(self.logsumexp.dtype) - self.logsumexp
 
     def draw(self, uniform: Tensor) -> Tensor:
@@ -228,11 +220,13 @@ class Marginals:
             return self.mode
         if not self.logits.shape[0]:
             return torch.zeros(0, dtype=torch.int64, device=self.logits.device)
+        if self.logits.stride(0) == 0:  # one law for all, as of noise: its sums are made once
+            total = _law(self.logits[0], self.temperature).cumsum(-1, dtype=torch.float64)
+            return torch.searchsorted(total, uniform.clamp(max=_BELOW_ONE) * total[-1], right=True)
 
         if self._small:
-            warm = self.temperature == 1
-            powers = self._logs.exp() if warm else (self._logs * (1 / self.temperature)).softmax(-1)
-            tokens, self.__dict__["_drawn"] = _invert(powers, uniform.clamp(max=_BELOW_ONE))
+            law = _law(self.logits, self.temperature)
+            tokens, self.__dict__["_drawn"] = _invert(law, uniform.clamp(max=_BELOW_ONE))
             return tokens
 
         def reduce(chunk: Tensor, scratch: Scratch, level: Tensor) -> tuple[Tensor, ...]:
@@ -302,6 +296,25 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
+def _law(logits: Tensor, temperature: float) -> Tensor:
+    """Return the probabilities at a temperature."""
+    if temperature == 1:
+        return logits.softmax(-1, dtype=_wide(logits.dtype))
+    return logits.log_softmax(-1, dtype=_wide(logits.dtype)).mul_(1 / temperature).softmax(-1)
+
+
+def _logs(chunk: Tensor, out: Tensor | None) -> Tensor:
+    """Return log-probabilities in one call: of a small vocabulary the calls cost more than the numbers."""
+    return torch.log_softmax(chunk, -1, out=out)
+
+
+def _entropy(chunk: Tensor, scratch: Scratch) -> tuple[Tensor]:
+    """Return the entropy of every row of a small vocabulary."""
+    logs = _logs(chunk, scratch[0])
+    powers = torch.exp(logs, out=scratch[1])
+    return (-torch.linalg.vecdot(powers, logs.clamp_(min=_floor(logs.dtype))),)
+
+
 def _floor(dtype: torch.dtype) -> float:
     """Return a number below which powers are 0; 0 times -inf would be nan."""
     return -800.0 if dtype == torch.float64 else -120.0
@@ -310,14 +323,11 @@ def _floor(dtype: torch.dtype) -> float:
 def _first_largest(rows: Tensor) -> Tensor:
     """Return the index of the first largest number of each row (M, V), as `argmax`.
 
-    torch's argmax on a CPU compares one number after the other, its amax many at once: so the largest of every stretch
-    first, and then the place within one stretch per row.
+    On a CPU numpy's: it compares many numbers at once, torch's one after the other.
     """
-    if rows.device.type != "cpu" or rows.shape[-1] <= _SINGLE_LEVEL:
+    if not rows.is_cpu:
         return rows.argmax(-1)
-    stretch = _stretch(rows)
-    best = _per_stretch(rows, stretch, Tensor.amax).argmax(-1, keepdim=True)
-    return best[:, 0] * stretch + _within(rows, stretch, best)[0].argmax(-1)
+    return _by_chunk(rows, lambda chunk, scratch: (torch.from_numpy(chunk.detach().numpy().argmax(-1)),))[0]
 
 
 def _invert(weights: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
@@ -356,10 +366,7 @@ def _per_stretch(rows: Tensor, stretch: int, reduce: Callable[..., Tensor]) -> T
 
 
 def _within(rows: Tensor, stretch: int, tile: Tensor) -> tuple[Tensor, Tensor]:
-    """Return one stretch of each row, by its number (M, 1), and which of its places are beyond the row's end.
-
-    There the last number stands again: behind itself, so that it is never the first of equals.
-    """
+    """Return one stretch of each row, by its number (M, 1), and which of its places are beyond the row's end."""
     places = tile * stretch + torch.arange(stretch, device=rows.device)
     return rows.gather(1, places.clamp(max=rows.shape[-1] - 1)), places >= rows.shape[-1]
 

@@ -229,7 +229,7 @@ def noise(where: Tensor, vocabulary: int, chance: Chance) -> Tensor:
         >>> sorted(set(noise(where, 3, Keyed.of(0, torch.arange(2))).flatten().tolist()))
         [0, 1, 2]
     """
-    law = Marginals(where, torch.zeros(1, vocabulary, device=where.device).expand(int(where.sum()), -1))
+    law = Marginals(where, torch.zeros(vocabulary, device=where.device).expand(int(where.sum()), -1))
     return law.spread(chance.fork("noise").categorical(law))
 
 
@@ -273,11 +273,21 @@ def _one_jump(rates: Tensor, tokens: Tensor) -> Tensor:
 
 def _jumps(rates: Tensor, tokens: Tensor) -> Tensor:
     """Return the law after Poisson many jumps of each size, modulo V: rates (M, V) by where the first one would lead."""
-    size = torch.arange(rates.shape[1], device=rates.device)
-    by_size = rates.gather(1, (tokens[:, None] + size) % rates.shape[1])
-    powers = torch.fft.rfft(by_size)  # of the law of one jump, unnormalised; at frequency 0 the total rate
-    moved: Tensor = torch.fft.irfft((powers - powers[:, :1]).exp(), n=rates.shape[1]).clamp_(min=0)
-    return moved.gather(1, (size - tokens[:, None]) % rates.shape[1])
+    own, vocabulary = tokens[:, None], rates.shape[1]
+    size = torch.arange(vocabulary, device=rates.device)
+    powers = torch.fft.rfft(
+        rates.gather(1, _within(own + size, vocabulary))
+    )  # of one jump; at frequency 0 the total rate
+    powers = torch.polar(
+        (powers.real - powers.real[:, :1]).exp_(), powers.imag
+    )  # exp(powers - total), which takes longer
+    moved: Tensor = torch.fft.irfft(powers, n=vocabulary).clamp_(min=0)
+    return moved.gather(1, _within(size - own + vocabulary, vocabulary))
+
+
+def _within(numbers: Tensor, size: int) -> Tensor:
+    """Return integers in [0, 2 size) modulo `size`, written over them: to divide takes several times as long."""
+    return numbers.sub_((numbers >= size) * size)
 
 
 def _check(grid: Grid, rule: str, rules: tuple[str, ...], unfrozen: str) -> None:

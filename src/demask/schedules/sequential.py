@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from demask.contracts import Chance
 from demask.schedules.plan import Floats, Sizes, check
+
+# What a chance has drawn so far, a pure function of it, by boundary and row: schedules keep no state of a run.
+_DRAWN: Final[WeakKeyDictionary[Chance, dict["Sequential", list[list[int]]]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -38,19 +43,20 @@ class Sequential(Sizes):
         return _first(self.steps, self.length, left, steps)
 
     def boundary(self, done: Sequence[int], chance: Chance) -> list[int]:
-        """Return the next boundary, drawing all sizes up to it: O(K) draws, since this is a reference."""
-        end = np.zeros(len(done), dtype=np.int64)
-        for turn in range(self.steps):
-            behind = end <= np.asarray(done)
-            if not behind.any():
-                break
+        """Return the next boundary, drawing all sizes up to it that this chance has not drawn before."""
+        known = _DRAWN.setdefault(chance, {}).setdefault(self, [[0] * len(done)])
+        while any(end <= begin for end, begin in zip(known[-1], done, strict=True)):
             laws = np.zeros((len(done), self.length + 1))
-            for row, begin in enumerate(end.tolist()):
-                law = self.first(self.length - begin, self.steps - turn) if begin < self.length else np.ones(1)
+            for row, begin in enumerate(known[-1]):
+                law = (
+                    self.first(self.length - begin, self.steps + 1 - len(known)) if begin < self.length else np.ones(1)
+                )
                 laws[row, : len(law)] = law
-            size = chance.fork(turn).outcome(torch.from_numpy(laws)).cpu().numpy()
-            end = np.where(behind, end + size, end)
-        return end.tolist()
+            size = chance.fork(len(known) - 1).outcome(torch.from_numpy(laws)).tolist()
+            known.append([begin + more for begin, more in zip(known[-1], size, strict=True)])
+        return [
+            next(end for end in ends if end > begin) for ends, begin in zip(zip(*known, strict=True), done, strict=True)
+        ]
 
     def __repr__(self) -> str:
         return f"sequential(length={self.length}, steps={self.steps})"
@@ -65,7 +71,7 @@ def sequential(length: int, steps: int) -> Sequential:
     its constant tends to twice that of `minimax(length, steps, target="tc")`. With steps >= length every step unmasks
     one token.
 
-    Cost: O(n K) to solve, O(K) draws per step.
+    Cost: O(n K) to solve, a draw per step; O(K) of them where the rows that are left change from step to step.
 
     Example:
         >>> schedule = sequential(10, 4)
