@@ -17,7 +17,7 @@ from demask.errors import CanvasError
 
 ABSENT: Final = -1  # the token of a visible position that does not exist
 _CHUNK: Final = 1 << 20  # numbers handled at once on a CPU, so that temporaries stay in the cache
-_NEAR: Final = 1 << 17  # the same where two buffers are read again at once
+_NEAR: Final = 1 << 18  # the same where two buffers are read again at once
 _BELOW_ONE: Final = 1 - 2.0**-52  # a float64 times this is less than it was, whatever the rounding
 Scratch = tuple[Tensor, Tensor] | tuple[None, None]
 _SINGLE_LEVEL: Final = 2048  # below this vocabulary one cumulative sum finds a token
@@ -289,6 +289,16 @@ def without(where: Tensor, other: Tensor) -> Tensor:
         tensor([False,  True, False, False])
     """
     return where > other
+
+
+def inside(where: Tensor, other: Tensor) -> bool:
+    """Return whether `where` is True only where `other` is, both bool. One small copy to the host.
+
+    Example:
+        >>> inside(torch.tensor([True, False]), torch.tensor([True, True]))
+        True
+    """
+    return not bool(without(where, other).any())
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

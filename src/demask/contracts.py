@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, cast, get_args
 import torch
 from torch import Tensor
 
-from demask.canvas import ABSENT, Canvas, Marginals, without
+from demask.canvas import ABSENT, Canvas, Marginals, inside
 from demask.errors import DenoiserError, OrderError
 
 Over = Literal["masked", "row"]
@@ -265,7 +265,7 @@ class Step:
     def marginals(self, where: Tensor) -> Marginals:
         """Ask the denoiser, or answer from what it has already said in this step."""
         known = self._memory.marginals
-        if known is None or bool(without(where, known.where).any()):
+        if known is None or not inside(where, known.where):
             known = self.denoiser(self.canvas, where)
             _check(known, where)
             self._memory.marginals = known
@@ -274,7 +274,7 @@ class Step:
     def draft(self, where: Tensor) -> Tensor:
         """Draw a token for each position of `where`: (B, N) int64, meaningless elsewhere; each position once a step."""
         memory = self._memory
-        if memory.drawn is None or memory.tokens is None or bool(without(where, memory.drawn).any()):
+        if memory.drawn is None or memory.tokens is None or not inside(where, memory.drawn):
             marginals = self.marginals(where)
             drawn = self.chance.fork("draft").categorical(marginals)
             if not marginals.proper:

@@ -140,7 +140,7 @@ def steps(
         return Run(*shown, status, law, name, collected)
 
     turn = 0
-    finished = bool(course.done.all())
+    finished = False not in course.done.tolist()
     while turn < max_steps and not finished:
         yield so_far(Status.RUNNING, {})
         while True:
@@ -153,7 +153,7 @@ def steps(
             collector.see(info)
         del info  # its logits, before the next step has its own
         turn += 1
-        finished = bool(course.done.all())
+        finished = False not in course.done.tolist()
     status = Status.FINISHED if finished else Status.STOPPED
     yield so_far(status, {collector.name: collector.result() for collector in collect})
 
@@ -302,7 +302,7 @@ class _Metered:
     def _count(self, asked: Tensor, passes: int) -> None:
         rows = self.nfe.shape[0]
         several = asked.view(rows, -1).sum(1) if asked.shape[0] > rows else asked
-        self.nfe = self.nfe + several * passes
+        self.nfe = self.nfe + (several if passes == 1 else several * passes)
 
 
 def _approximate(denoiser: object) -> bool:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals, without
+from demask.canvas import Canvas, Marginals, inside
 from demask.contracts import Chance, Denoiser, Info, Law, Order, Schedule, Step, Verifier, ranked
 from demask.verifiers import AcceptAll
 
@@ -106,7 +106,7 @@ class Asked(Passing):
 
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         """Answer from what is known, or ask."""
-        known = canvas is self.canvas and not bool(without(where, self.answer.where).any())
+        known = canvas is self.canvas and inside(where, self.answer.where)
         return self.answer.only(where) if known else self.inner(canvas, where)
 
 
