@@ -2,9 +2,9 @@
 
 import csv
 from pathlib import Path
+from runpy import run_path
 
 import pytest
-import torch
 
 import demask
 from demask.cli.right import measured
@@ -12,7 +12,8 @@ from demask.errors import TokenizerError
 from demask.oracles import Notes
 
 FOLDER = Path(demask.__file__).parent / "models" / "notes"
-POINTS = Path(__file__).parents[1] / "benchmarks" / "notes.csv"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+POINTS = BENCHMARKS / "notes.csv"
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +51,20 @@ def test_a_word_that_it_does_not_know_is_refused_by_name(model):
         model.generate("bonjour anna ,")
 
 
-def test_it_looks_up_the_sign_off(model):
-    """Where one word is masked, the greeting decides it: probability over 0.9 on the mean of 100 notes."""
-    notes = Notes().sample(100, key=3)
-    rows = [model.tokenizer.encode(note) for note in notes]
-    tokens = torch.tensor([row + [model.tokenizer.end] * (model.context - len(row)) for row in rows])
-    where = torch.zeros_like(tokens, dtype=torch.bool)
-    where[torch.arange(100), torch.tensor([len(row) - 3 for row in rows])] = True
-    answer = model.denoiser(demask.Canvas(tokens, where), where)
-    assert float(answer.logp(tokens[where]).exp().mean()) > 0.9
+def test_it_knows_the_law_of_what_each_constraint_decides_or_bounds(model):
+    """Given all other words of a note: little probability for what may not stand there, and a law near the true one."""
+    laws, notes = run_path(str(BENCHMARKS / "lookups.py"))["laws"], Notes()
+    asked = {}
+    for text in notes.sample(60, key=3):
+        for constraint, questions in notes.questions(text).items():
+            asked.setdefault(constraint, []).append((text, questions[-1]))
+    assert asked.keys() == {
+        "names", "friend", "sender", "sum", "items", "repeats", "place", "occasion", "sign_off",
+    }  # fmt: skip
+    for constraint, questions in asked.items():
+        truth, law = laws(model, notes, questions)
+        assert float(law.masked_fill(truth > 0, 0.0).sum(1).mean()) < 0.05, constraint
+        assert float((law - truth).abs().sum(1).mean()) / 2 < 0.1, constraint
 
 
 @pytest.mark.slow

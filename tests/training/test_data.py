@@ -82,18 +82,34 @@ def test_some_rows_ask_for_one_constraint_each():
     assert asked.any(1).tolist() == [True] * 6 + [False] * 2
     assert torch.equal(lesson.masked.where[:6], asked[:6])
     assert torch.allclose(lesson.masked.weights * lesson.masked.where.sum(1), torch.ones(8))
-    for row, name in enumerate(["place", "repeats"] * 3):
+    turns = []
+    for row in range(6):
         text = data.tokenizer.decode(
             [token for token in lesson.batch.tokens[row].tolist() if token != data.tokenizer.end]
         )
         places = asked[row].nonzero()[:, 0].tolist()
-        assert tuple(places) in source.questions(text)[name]
+        turns += [
+            name for name, found in source.questions(text).items() if tuple(places) in found and name in data.focus
+        ]
         law = {data.tokenizer.decode([token]): float(laws[row, token]) for token in laws[row].nonzero()[:, 0].tolist()}
         assert law == pytest.approx(source.law(text, places), rel=1e-6)
+    assert turns in (["place", "repeats"] * 3, ["repeats", "place"] * 3)
     assert not bool(laws[6:].any())
     again = Lesson.draw(data, chance(8, 3), shares=(0.0, 1.0), network="transformer")
     assert torch.equal(again.batch.tokens, lesson.batch.tokens)
     assert torch.equal(again.masked.where, lesson.masked.where)
+
+
+def test_few_rows_come_to_all_constraints_in_time():
+    data = Fresh(Notes(), Tokenizer.words(Notes().words), 100, ("place", "sum"), 0.1)
+    seen = set()
+    for key in range(12):
+        batch = data.batch(chance(8, key))
+        assert batch.asked.where.any(1).tolist() == [True] + [False] * 7
+        text = data.tokenizer.decode([token for token in batch.tokens[0].tolist() if token != data.tokenizer.end])
+        places = tuple(batch.asked.where[0].nonzero()[:, 0].tolist())
+        seen |= {name for name, questions in Notes().questions(text).items() if places in questions}
+    assert seen == {"place", "sum"}
 
 
 def test_a_loss_against_laws_is_the_mean_of_the_losses_against_words():

@@ -146,8 +146,8 @@ class Fresh:
     """New texts of a known language at every step; none is ever seen twice but by chance.
 
     What a network must look up can stay at chance for hours, while all else is learned: of a row with many masks it is one
-    word among fifty. So `focus` names constraints, and `share` of the rows ask for one of them each, in turn: only the
-    words of one question are masked. The rows that ask are the first of a batch.
+    word among fifty. So `focus` names constraints, and `share` of the rows ask for one of them each, in turn from a random
+    one on: only the words of one question are masked. The rows that ask are the first of a batch.
 
     Parameters:
         source: the language.
@@ -180,7 +180,9 @@ class Fresh:
         rows, seed = len(chance.names), chance.fork("text").seed
         texts, asked = self.source.sample(rows, key=seed), None
         if self.focus:
-            wanted = [self.focus[row % len(self.focus)] for row in range(max(1, round(self.share * rows)))]
+            first = chance.fork("turn").seed  # so that few rows come to all constraints in time
+            asks = range(first, first + max(1, round(self.share * rows)))
+            wanted = [self.focus[turn % len(self.focus)] for turn in asks]
             asking = self._asking(wanted, chance)
             texts[: len(asking)] = [text for text, _ in asking]
             asked = self._answered(asking, rows)
