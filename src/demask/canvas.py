@@ -164,9 +164,7 @@ class Marginals:
 
         Cost: nothing more once the rows were drawn from.
         """
-        drawn = self.__dict__.get(
-            "_drawn"
-        )  # in [1, V] at whatever temperature, or nan; so is what a peak is the log of
+        drawn = self.__dict__.get("_drawn")  # the sum that `draw` found, nan where a peak is
         return isfinite(float((self.peak if drawn is None else drawn).sum()))
 
     @cached_property

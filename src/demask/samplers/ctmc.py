@@ -275,13 +275,10 @@ def _jumps(rates: Tensor, tokens: Tensor) -> Tensor:
     """Return the law after Poisson many jumps of each size, modulo V: rates (M, V) by where the first one would lead."""
     own, vocabulary = tokens[:, None], rates.shape[1]
     size = torch.arange(vocabulary, device=rates.device)
-    powers = torch.fft.rfft(
-        rates.gather(1, _within(own + size, vocabulary))
-    )  # of one jump; at frequency 0 the total rate
-    powers = torch.polar(
-        (powers.real - powers.real[:, :1]).exp_(), powers.imag
-    )  # exp(powers - total), which takes longer
-    moved: Tensor = torch.fft.irfft(powers, n=vocabulary).clamp_(min=0)
+    by_size = rates.gather(1, _within(own + size, vocabulary))
+    powers = torch.fft.rfft(by_size)  # of the law of one jump, unnormalised; at frequency 0 the total rate
+    lengths = (powers.real - powers.real[:, :1]).exp_()
+    moved: Tensor = torch.fft.irfft(torch.polar(lengths, powers.imag), n=vocabulary).clamp_(min=0)
     return moved.gather(1, _within(size - own + vocabulary, vocabulary))
 
 

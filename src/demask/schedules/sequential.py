@@ -47,16 +47,14 @@ class Sequential(Sizes):
         known = _DRAWN.setdefault(chance, {}).setdefault(self, [[0] * len(done)])
         while any(end <= begin for end, begin in zip(known[-1], done, strict=True)):
             laws = np.zeros((len(done), self.length + 1))
+            steps = self.steps + 1 - len(known)
             for row, begin in enumerate(known[-1]):
-                law = (
-                    self.first(self.length - begin, self.steps + 1 - len(known)) if begin < self.length else np.ones(1)
-                )
+                law = self.first(self.length - begin, steps) if begin < self.length else np.ones(1)
                 laws[row, : len(law)] = law
             size = chance.fork(len(known) - 1).outcome(torch.from_numpy(laws)).tolist()
             known.append([begin + more for begin, more in zip(known[-1], size, strict=True)])
-        return [
-            next(end for end in ends if end > begin) for ends, begin in zip(zip(*known, strict=True), done, strict=True)
-        ]
+        rows = zip(zip(*known, strict=True), done, strict=True)
+        return [next(end for end in ends if end > begin) for ends, begin in rows]
 
     def __repr__(self) -> str:
         return f"sequential(length={self.length}, steps={self.steps})"
