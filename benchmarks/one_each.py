@@ -16,8 +16,8 @@ from demask.oracles import Notes
 
 BATCH = 16
 SAMPLERS: dict[str, dict[str, Any]] = {
-    "confidence, temperature 0.3 (the default)": {"order": "Confidence()", "temperature": 0.3},
-    "confidence, temperature 0.5": {"order": "Confidence()", "temperature": 0.5},
+    "confidence, temperature 0.3": {"order": "Confidence()", "temperature": 0.3},
+    "confidence, temperature 0.5 (the default)": {"order": "Confidence()", "temperature": 0.5},
     "confidence, temperature 0.7": {"order": "Confidence()", "temperature": 0.7},
     "confidence, min-p 0.3": {"order": "Confidence()", "temperature": 1.0, "min_p": 0.3},
     "confidence, min-p 0.5": {"order": "Confidence()", "temperature": 1.0, "min_p": 0.5},

