@@ -43,14 +43,14 @@ class Edges:
                 lost.add(other)
         return lost
 
-    def exchange(self, message: Tensor) -> tuple[dict[int, Tensor], set[int]]:
-        """Send a vector over every edge; return what came back, and whom nothing came back from."""
+    def exchange(self, message: Tensor, *, tag: int = 0) -> tuple[dict[int, Tensor], set[int]]:
+        """Send a vector over every edge; return what came back under the same tag, and whom nothing came back from."""
         plain = message.detach().cpu().contiguous()
         works, heard, lost = [], {}, set()
         for other, (_, group) in self._groups.items():
             side, buffer = int(other > self.number), torch.empty_like(plain)
             try:
-                works.append((other, buffer, group.send([plain], side, 0), group.recv([buffer], side, 0)))
+                works.append((other, buffer, group.send([plain], side, tag), group.recv([buffer], side, tag)))
             except RuntimeError:
                 lost.add(other)
         for other, buffer, sent, received in works:
@@ -62,6 +62,13 @@ class Edges:
                 lost.add(other)
         self.drop(lost)
         return heard, lost
+
+    def part(self) -> None:
+        """Wait until the neighbours are through their last round: an edge that closes takes along what is under way on it.
+
+        A word of parting comes from a neighbour when it has heard all that there was; from one that is gone, nothing.
+        """
+        self.exchange(torch.zeros(1), tag=1)
 
     def drop(self, others: Iterable[int] | None = None) -> None:
         """Close the edges to some, None: to all."""
@@ -139,7 +146,8 @@ def take_part(
         turn += 1
         done = turn
         watch(turn, tuple(sorted(members)))
-    edges.drop()
     if done >= rounds:
+        edges.part()
         roll.finish()
+    edges.drop()
     return done
