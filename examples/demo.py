@@ -15,9 +15,10 @@ from demask.files import write
 
 OUT = Path("out")
 TEXT = OUT / "english.txt"
+LIST = "please bring two apples and three pears ,"  # whose sum, names and items the rest of the note must know
 COMMANDS = (
     ["generate", "dear anna ,", "--key", "2"],
-    ["fill", "hello max , [MASK:2] julia . [MASK:10] until then [MASK:4]", "--key", "1"],
+    ["fill", f"hello max , [MASK:2] julia . [MASK:10] {LIST} [MASK:3] . [MASK:8] until then [MASK:6]", "--key", "1"],
     [  # honest draws: what schedules are made for. In confidence order anything but one token each is wrong.
         *("compare", "--model", "demask/notes", "--order", "Random()", "--temperature", "1", "--steps", "32,64"),
         *("--schedules", 'uniform;minimax(target="both");optimal', "--texts", "32", "--plot", f"{OUT / 'notes.png'}"),
