@@ -71,6 +71,13 @@ def test_the_law_of_a_word_given_the_others_against_enumeration():
             law = grammar.law(" ".join(words), places)
             assert law == pytest.approx({word: p / whole for word, p in beside.items()}, rel=1e-9)
     assert grammar.law("dear ann ann and ann she then yes", [1]) == {}
+    assert grammar.law("dear then bob and ann she then no", [1]) == {"ann": 1.0}  # what stands there may be anything
+
+
+@pytest.mark.parametrize("places", [[], [8], [-1], [1, 9]])
+def test_places_that_a_text_does_not_have(places):
+    with pytest.raises(OracleError, match=r"of 8 words; expected one or more of 0 \.\. 7"):
+        Grammar(SMALL).law("dear ann bob and ann she then no", places)
 
 
 def test_logp_outside_the_language():

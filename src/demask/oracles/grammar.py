@@ -92,10 +92,10 @@ class Grammar:
 
         Its probabilities sum to 1, or it is empty where no word fits.
 
-        Cost: one walk for every word that could stand at the first place.
+        Cost: one walk for every word that could stand at the first place; of a text outside the language, for every word.
 
         Raises:
-            OracleError: a word that is not in the vocabulary.
+            OracleError: a word that is not in the vocabulary, no place, or one that the text does not have.
 
         Example:
             >>> from demask.oracles.parts import Choice
@@ -105,8 +105,13 @@ class Grammar:
             ({'cat': 0.5, 'dog': 0.5}, {'dog': 1.0})
         """
         words = self.split(text)
+        if not places or not all(0 <= place < len(words) for place in places):
+            raise OracleError(
+                f"places {list(places)} of {len(words)} words; expected one or more of 0 .. {len(words) - 1}"
+            )
+        fits = self.logp(text) > -math.inf  # so that the first place is one where this word could stand
         known = {}
-        for word in sorted(self._kin[words[places[0]]]):
+        for word in sorted(self._kin[words[places[0]]]) if fits else self.words:
             for place in places:
                 words[place] = word
             known[word] = math.exp(self.logp(" ".join(words)))

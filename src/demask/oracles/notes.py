@@ -306,7 +306,7 @@ class Notes:
         """Return the law of the one word that stands at all of `places`, given all other words of a note: an answer.
 
         Raises:
-            OracleError: a word that is not in the vocabulary, by name.
+            OracleError: a word that is not in the vocabulary, by name; no place, or one that the note does not have.
 
         Example:
             >>> [note] = Notes().sample(1, key=1)

@@ -219,8 +219,10 @@ class Fresh:
 
     def _questions(self, text: str) -> Mapping[str, Sequence[tuple[int, ...]]]:
         ask = getattr(self.source, "questions", None)
-        if ask is None:
-            raise TrainingError(f"{type(self.source).__name__} has no questions to focus on; leave the focus out")
+        if ask is None or not hasattr(self.source, "law"):
+            raise TrainingError(
+                f"{type(self.source).__name__} has no questions to focus on, with their laws; leave the focus out"
+            )
         return ask(text)  # type: ignore[no-any-return]
 
 
