@@ -18,7 +18,7 @@ from demask.errors import CanvasError
 ABSENT: Final = -1  # the token of a visible position that does not exist
 _CHUNK: Final = 1 << 20  # numbers handled at once on a CPU, so that temporaries stay in the cache
 _NEAR: Final = 1 << 18  # the same where two buffers are read again at once
-_BELOW_ONE: Final = 1 - 2.0**-52  # a float64 times this is less than it was, whatever the rounding
+BELOW_ONE: Final = 1 - 2.0**-52  # a float64 times this is less than it was, whatever the rounding
 Scratch = tuple[Tensor, Tensor] | tuple[None, None]
 _SINGLE_LEVEL: Final = 2048  # below this vocabulary one cumulative sum finds a token
 
@@ -120,6 +120,11 @@ class Marginals:
     temperature: float = 1.0
     passes: int = 1
 
+    @cached_property
+    def places(self) -> Tensor:
+        """Where each row of `logits` belongs, (M,) int64: positions of the canvas, counted row by row."""
+        return self.where.flatten().nonzero()[:, 0]
+
     @property
     def vocabulary(self) -> int:
         """The number of tokens, V."""
@@ -180,7 +185,10 @@ class Marginals:
         if (made := self._known("entropy")) is not None:
             return made
         if self._small:
-            return _by_chunk(self.logits, _entropy)[0]
+            if self.logits.numel() > _NEAR:
+                return _by_chunk(self.logits, lambda chunk, scratch: _entropy(chunk, scratch)[:1])[0]
+            entropy, self.__dict__["_powers"] = _entropy(self.logits.to(_wide(self.logits.dtype)), (None, None))
+            return entropy
 
         def reduce(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
             top = chunk.amax(-1, keepdim=True)
@@ -220,17 +228,18 @@ class Marginals:
             return torch.zeros(0, dtype=torch.int64, device=self.logits.device)
         if self.logits.stride(0) == 0:  # one law for all, as of noise: its sums are made once
             total = _law(self.logits[0], self.temperature).cumsum(-1, dtype=torch.float64)
-            return torch.searchsorted(total, uniform.clamp(max=_BELOW_ONE) * total[-1], right=True)
+            return torch.searchsorted(total, uniform.clamp(max=BELOW_ONE) * total[-1], right=True)
 
         if self._small:
-            law = _law(self.logits, self.temperature)
-            tokens, self.__dict__["_drawn"] = _invert(law, uniform.clamp(max=_BELOW_ONE))
+            law = self.__dict__.get("_powers") if self.temperature == 1 else None
+            law = _law(self.logits, self.temperature) if law is None else law
+            tokens, self.__dict__["_drawn"] = invert(law, uniform.clamp(max=BELOW_ONE))
             return tokens
 
         def reduce(chunk: Tensor, scratch: Scratch, level: Tensor) -> tuple[Tensor, ...]:
-            return _invert(_powers(chunk, chunk.amax(-1, keepdim=True), self.temperature, scratch), level)
+            return invert(_powers(chunk, chunk.amax(-1, keepdim=True), self.temperature, scratch), level)
 
-        tokens, self.__dict__["_drawn"] = _by_chunk(self.logits, reduce, uniform.clamp(max=_BELOW_ONE), numbers=_CHUNK)
+        tokens, self.__dict__["_drawn"] = _by_chunk(self.logits, reduce, uniform.clamp(max=BELOW_ONE), numbers=_CHUNK)
         return tokens
 
     def only(self, where: Tensor) -> "Marginals":
@@ -238,8 +247,23 @@ class Marginals:
 
         Where these are all that were asked, nothing is copied.
         """
+        return self._part(where, where[self.where].nonzero()[:, 0])
+
+    def told(self, places: Tensor) -> "Marginals":
+        """Remember `places`, which the caller knows already."""
+        self.__dict__["places"] = places
+        return self
+
+    def within(self, where: Tensor, count: int) -> "Marginals | None":
+        """Keep the `count` positions of `where` (B, N), as `only`; None if one of them was not asked.
+
+        Example:
+            >>> m = Marginals(torch.tensor([[True, False]]), torch.zeros(1, 2))
+            >>> m.within(torch.tensor([[True, True]]), 2) is None
+            True
+        """
         index = where[self.where].nonzero()[:, 0]
-        return self._kept(where, index if index.shape[0] < self.logits.shape[0] else slice(None))
+        return self._part(where, index) if index.shape[0] == count else None
 
     def rows(self, keep: Tensor) -> "Marginals":
         """Keep some rows of the batch, as `Canvas.rows`, with what was already reduced.
@@ -252,6 +276,9 @@ class Marginals:
         places = (self.where.flatten().cumsum(0) - 1).view(self.where.shape)[keep]
         where = self.where[keep]
         return self._kept(where, places[where])
+
+    def _part(self, where: Tensor, index: Tensor) -> "Marginals":
+        return self._kept(where, index if index.shape[0] < self.logits.shape[0] else slice(None))
 
     def _kept(self, where: Tensor, index: Tensor | slice) -> "Marginals":
         kept = Marginals(where, self.logits[index], self.temperature, self.passes)
@@ -277,6 +304,33 @@ class Marginals:
     def tempered(self, temperature: float) -> "Marginals":
         """Draw at `temperature` times the present one."""
         return replace(self, temperature=self.temperature * temperature)
+
+
+class Weighted(Marginals):
+    """Laws whose probabilities are known, up to a factor: logits are found only where somebody asks for them.
+
+    Parameters:
+        where: (B, N) bool with M True values.
+        weights: (M, V) >= 0.
+
+    Example:
+        >>> Weighted(torch.tensor([[True]]), torch.tensor([[1.0, 0.0, 3.0]])).draw(torch.tensor([0.2]))
+        tensor([0])
+    """
+
+    weights: Tensor
+
+    def __init__(self, where: Tensor, weights: Tensor) -> None:
+        self.__dict__.update(where=where, weights=weights, temperature=1.0, passes=1)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Logarithms of the weights, (M, V)."""
+        return self.weights.log()
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Return the token at each quantile, (M,)."""
+        return invert(self.weights, uniform.clamp(max=BELOW_ONE))[0]
 
 
 def without(where: Tensor, other: Tensor) -> Tensor:
@@ -316,11 +370,11 @@ def _logs(chunk: Tensor, out: Tensor | None) -> Tensor:
     return torch.log_softmax(chunk, -1, out=out)
 
 
-def _entropy(chunk: Tensor, scratch: Scratch) -> tuple[Tensor]:
-    """Return the entropy of every row of a small vocabulary."""
+def _entropy(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, Tensor]:
+    """Return the entropy of every row of a small vocabulary, and its probabilities."""
     logs = _logs(chunk, scratch[0])
     powers = torch.exp(logs, out=scratch[1])
-    return (-torch.linalg.vecdot(powers, logs.clamp_(min=_floor(logs.dtype))),)
+    return -torch.linalg.vecdot(powers, logs.clamp_(min=_floor(logs.dtype))), powers
 
 
 def _floor(dtype: torch.dtype) -> float:
@@ -338,10 +392,14 @@ def _first_largest(rows: Tensor) -> Tensor:
     return _by_chunk(rows, lambda chunk, scratch: (torch.from_numpy(chunk.detach().numpy().argmax(-1)),))[0]
 
 
-def _invert(weights: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+def invert(weights: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first index at which the running share of `weights` (M, V) exceeds `level` (M,), and the weights' sum.
 
     The inverse of the cumulative law.
+
+    Example:
+        >>> invert(torch.tensor([[1.0, 0.0, 3.0]]), torch.tensor([0.25]))
+        (tensor([2]), tensor([4.], dtype=torch.float64))
     """
     if weights.shape[-1] <= _SINGLE_LEVEL:
         total = weights.cumsum(-1, dtype=torch.float64)
@@ -355,7 +413,7 @@ def _invert(weights: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     inside, beyond = _within(weights, stretch, tile)
     within = inside.masked_fill_(beyond, 0.0).cumsum(-1, dtype=torch.float64)
     left = level - torch.where(tile > 0, total.gather(1, (tile - 1).clamp_(min=0)), 0.0)[:, 0]
-    left = torch.minimum(left, within[:, -1] * _BELOW_ONE)  # the stretch's own sum may be rounded to less
+    left = torch.minimum(left, within[:, -1] * BELOW_ONE)  # the stretch's own sum may be rounded to less
     return tile[:, 0] * stretch + _search(within, left), whole
 
 

@@ -78,9 +78,9 @@ class Keyed:
 
     def fork(self, *labels: str | int | Tensor | tuple[int, ...]) -> "Keyed":
         """Independent chance under the given labels."""
-        words = all(isinstance(label, str) for label in labels)
-        if words and labels in self._forks:
-            return self._forks[labels]
+        words, forks = set(map(type, labels)) == {str}, self.__dict__.setdefault("_forks", {})
+        if words and labels in forks:
+            return forks[labels]  # type: ignore[no-any-return]
         path, tags = self.path, self.tags
         for label in labels:
             if isinstance(label, Tensor):
@@ -89,7 +89,7 @@ class Keyed:
                 path = _below(path, label)
         fork = Keyed(path, self.names, tags)
         if words:
-            self._forks[labels] = fork
+            forks[labels] = fork
         return fork
 
     def rows(self, keep: Tensor) -> "Keyed":
@@ -120,10 +120,6 @@ class Keyed:
         return self.path if isinstance(self.path, tuple) else (self.path,) * len(self.names)
 
     @cached_property
-    def _forks(self) -> dict[tuple[object, ...], "Keyed"]:
-        return {}
-
-    @cached_property
     def _grids(self) -> dict[int, Tensor]:
         return {}
 
@@ -147,8 +143,8 @@ class Keyed:
         seeds, tags = [], zip(*(tag.tolist() for tag in self.tags), strict=True) if self.tags else repeat(())
         for shared, name, labels in zip(self._paths, self.names.tolist(), tags, strict=False):
             for label in labels:
-                shared = _mix(shared ^ _mix(label + _GOLDEN))
-            seeds.append(_mix(_mix(shared + _GOLDEN * (name + 1))))
+                shared = _mixed(shared ^ _mixed(label + _GOLDEN))
+            seeds.append(_mixed(_mixed(shared + _GOLDEN * (name + 1))))
         return seeds
 
     @cached_property
@@ -161,11 +157,13 @@ class Keyed:
 
     def categorical(self, marginals: Marginals) -> Tensor:
         """Return one token per asked position."""
-        places = marginals.where.nonzero()
+        places, width = marginals.places, marginals.where.shape[1]
         if places.is_cpu and len(places) <= _FEW:
-            words = [_mix(self._few[row] + _GOLDEN * (position + 1)) for row, position in places.tolist()]
-            return marginals.draw(torch.tensor([_shift(word, 11) * 2.0**-53 for word in words], dtype=torch.float64))
-        row, position = map(_words, places.unbind(1))
+            pairs = (divmod(place, width) for place in places.tolist())
+            words = [_mixed(self._few[row] + _GOLDEN * (position + 1)) for row, position in pairs]
+            return marginals.draw(torch.tensor([(word >> 11) * 2.0**-53 for word in words], dtype=torch.float64))
+        found = _words(places)
+        row, position = found // width, found % width
         return marginals.draw(_unit(_mix(self._seeds[row] + _GOLDEN * (position + 1))))
 
     def outcome(self, probabilities: Tensor) -> Tensor:
@@ -409,11 +407,18 @@ def _shift(x: Any, bits: int) -> Any:
 
 
 def _mix(x: Any) -> Any:
-    """Scramble 64 bits of words or of an integer, one to one (the finaliser of SplitMix64)."""
+    """Scramble words of 64 bits, one to one (the finaliser of SplitMix64)."""
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
-    x = x ^ _shift(x, 31)
-    return x & _ALL if isinstance(x, int) else x  # an integer of Python does not overflow by itself
+    return x ^ _shift(x, 31)
+
+
+def _mixed(word: int) -> int:
+    """Scramble the lowest 64 bits of an integer of Python, which does not overflow by itself, to one in [0, 2**64)."""
+    word &= _ALL
+    word = (word ^ word >> 30) * _MIX_1 & _ALL
+    word = (word ^ word >> 27) * _MIX_2 & _ALL
+    return word ^ word >> 31
 
 
 def _unit(x: Words) -> Tensor:

@@ -239,8 +239,11 @@ class Step:
     @cached_property
     def progress(self) -> tuple[list[int], list[int]]:
         """How many positions of the region each row has unmasked, and how many it has in all; on the host."""
-        both = torch.stack((self.region, self.open)).sum(2).tolist()
-        return [total - left for total, left in zip(*both, strict=True)], both[0]
+        if self.open.is_cpu:  # where a copy to the host costs nothing, stacking costs more than counting
+            totals, left = self.region.sum(1).tolist(), self.open.sum(1).tolist()
+        else:
+            totals, left = torch.stack((self.region, self.open)).sum(2).tolist()
+        return [total - rest for total, rest in zip(totals, left, strict=True)], totals
 
     def within(self, region: Tensor) -> "Step":
         """View the same step, narrowed to the positions `region` (B, N)."""
@@ -265,22 +268,33 @@ class Step:
     def marginals(self, where: Tensor) -> Marginals:
         """Ask the denoiser, or answer from what it has already said in this step."""
         known = self._memory.marginals
-        if known is None or not inside(where, known.where):
-            known = self.denoiser(self.canvas, where)
-            _check(known, where)
-            self._memory.marginals = known
-        return known if known.where is where else known.only(where)
+        return known if known is not None and known.where is where else self._answer(where)
 
     def draft(self, where: Tensor) -> Tensor:
         """Draw a token for each position of `where`: (B, N) int64, meaningless elsewhere; each position once a step."""
         memory = self._memory
-        if memory.drawn is None or memory.tokens is None or not inside(where, memory.drawn):
-            marginals = self.marginals(where)
-            drawn = self.chance.fork("draft").categorical(marginals)
-            if not marginals.proper:
-                raise DenoiserError(_not_a_law(marginals))
-            memory.drawn, memory.tokens = where, self.canvas.tokens.masked_scatter(where, drawn)
+        if memory.tokens is not None and memory.drawn is not None and inside(where, memory.drawn):
+            return memory.tokens
+        places = where.flatten().nonzero()[:, 0]
+        if not len(places):
+            return self.canvas.tokens
+        marginals = self._answer(where, len(places)).told(places)
+        drawn = self.chance.fork("draft").categorical(marginals)
+        if not marginals.proper:
+            raise DenoiserError(_not_a_law(marginals))
+        memory.drawn, memory.tokens = where, self.canvas.tokens.masked_scatter(where, drawn)
         return memory.tokens
+
+    def _answer(self, where: Tensor, count: int | None = None) -> Marginals:
+        """Return the laws of the positions `where`, of which there are `count`: a part of what is known, or a new answer."""
+        if (known := self._memory.marginals) is not None:
+            part = known.within(where, int(where.sum()) if count is None else count)
+            if part is not None:
+                return part
+        answer = self.denoiser(self.canvas, where)
+        _check(answer, where)
+        self._memory.marginals = answer
+        return answer if answer.where is where else answer.only(where)
 
     def rows(self, keep: Tensor) -> "Step":
         """Restrict to some rows, with what was asked and drawn for them: a (B,) bool, or row numbers, also repeated."""
@@ -382,11 +396,13 @@ class Info:
         step: the step as it began; asking it for marginals that it already has costs nothing.
         kept: (B, N) bool, positions unmasked.
         canvas: as the step left it.
+        alone: whether nothing else has changed: no token that stood was masked or written over.
     """
 
     step: Step
     kept: Tensor
     canvas: Canvas
+    alone: bool = field(default=False, kw_only=True)
 
 
 S = TypeVar("S")

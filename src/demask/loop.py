@@ -217,13 +217,14 @@ class Course(Generic[S]):
         turns = self.turns
         turn = turns[0] if len(set(turns)) == 1 else turns
         state, info = self.sampler.step(self.state, meter, self.chance.fork("step", turn))
-        before, canvas = self.canvas, info.canvas
-        fresh = before.masked | (before.tokens != canvas.tokens)  # unmasked, or written over; or masked now
+        before, canvas, fresh = self.canvas, info.canvas, info.kept
+        if not info.alone:
+            fresh = before.masked | (before.tokens != canvas.tokens)  # unmasked, or written over; or masked now
         if isinstance(turn, int):
             when = self.when.masked_fill(fresh, turn)
         else:
             when = torch.where(fresh, self.when.new_tensor(turn)[:, None], self.when)
-        when, count = when.masked_fill(canvas.masked, -2), self.count + ~self.done
+        when, count = when if info.alone else when.masked_fill(canvas.masked, -2), self.count + ~self.done
         after, done = tuple(turn + 1 for turn in turns), self.sampler.done(state)
         return Course(self.sampler, state, canvas, self.chance, after, when, meter.nfe, count, done), info
 
@@ -290,10 +291,12 @@ class _Metered:
         return Marginals(where, answer.logits, answer.temperature)
 
     def noised(self, canvas: Canvas, where: Tensor, level: Tensor) -> Marginals:
-        asked = where.any(1)
-        answer = noised(self.inner).noised(canvas.rows(asked), where[asked], level[asked])
+        inner, asked = noised(self.inner), where.any(1)
+        whole = False not in asked.tolist()
+        rows = (canvas, where, level) if whole else (canvas.rows(asked), where[asked], level[asked])
+        answer = inner.noised(*rows)
         self._count(asked, answer.passes)
-        return replace(answer, where=where)
+        return answer if whole else replace(answer, where=where)
 
     @property
     def vocabulary(self) -> int:

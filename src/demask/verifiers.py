@@ -23,4 +23,4 @@ class AcceptAll:
 
     def verify(self, step: Step, chosen: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Return all of the chosen positions, with their draft."""
-        return chosen, step.draft(chosen) if bool(chosen.any()) else step.canvas.tokens
+        return chosen, step.draft(chosen)

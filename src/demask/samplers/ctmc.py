@@ -7,10 +7,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals, by_group
+from demask.canvas import Canvas, Marginals, Weighted, by_group
 from demask.contracts import Chance, Denoiser, Info, Law, Noised, Step, noised
 from demask.errors import PlanError
 from demask.samplers.grids import ExponentialThenConstant, Grid
+from demask.samplers.jumps import Jumping, summed
 from demask.samplers.speculative import tempered
 
 UNMASKING: Final = ("modified", "truncated")
@@ -97,8 +98,8 @@ class Absorbing:
         step = Step(state.canvas, state.start, state.start, denoiser, chance, state.origin)
         goes = torch.full(state.start.shape, 1 - self.stays(state.turn), dtype=torch.float64, device=state.start.device)
         kept = chance.fork("unmask").bernoulli(step.open, goes) if state.turn + 1 < self.grid.steps else step.open
-        canvas = state.canvas.unmask(kept, step.draft(kept)) if bool(kept.any()) else state.canvas
-        return replace(state, canvas=canvas, turn=state.turn + 1), Info(step, kept, canvas)
+        canvas = state.canvas.unmask(kept, step.draft(kept))
+        return replace(state, canvas=canvas, turn=state.turn + 1), Info(step, kept, canvas, alone=True)
 
     def done(self, state: Leapt) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
@@ -164,15 +165,12 @@ class UniformState:
             tokens: (M,) what stands there now.
             level, after: the noise before and after the step.
         """
-        own, others = tokens[:, None], without_own(posterior, tokens, level)
         if self.rule == "leave-one-out":
-            law = _mixed(others, after)
+            own, law = tokens[:, None], _mixed(without_own(posterior, tokens, level), after)
             stays, comes = _channel(law.shape[1], level - after)
             law.scatter_(1, own, law.gather(1, own) * (stays / comes))  # all are multiplied by `comes`, which cancels
             return law.div_(law.sum(1, keepdim=True))
-        noisy = _mixed(others, level)
-        rates = noisy.div_(noisy.gather(1, own) * (noisy.shape[1] / (level - after))).scatter_(1, own, 0.0)
-        return (_one_jump if self.rule == "truncated" else _jumps)(rates, tokens)
+        return (_one_jump if self.rule == "truncated" else summed)(_rates(posterior, tokens, level, after), tokens)
 
     def init(self, canvas: Canvas, chance: Chance) -> Leapt:
         """Return the state of a run that begins with `canvas`; the noise is drawn at the first step."""
@@ -182,17 +180,23 @@ class UniformState:
         """Return the state after one step, and what changed."""
         network, start, canvas = noised(denoiser), state.start, state.canvas
         if state.turn == 0:
-            canvas = canvas.unmask(start, noise(start, network.vocabulary, chance))
+            tokens = canvas.tokens.masked_scatter(start, noise(start, network.vocabulary, chance))
+            canvas = canvas.unmask(start, tokens)
         level, after = self.grid.levels[state.turn : state.turn + 2]
         levels = torch.full((len(start),), level, dtype=torch.float64, device=start.device)
         step = Step(canvas, start, start, Through(network, levels), chance, state.origin)
         answer = step.marginals(start)
 
         def leap(logits: Tensor, tokens: Tensor) -> Tensor:
-            return self.transition(tempered(logits, answer.temperature), tokens, level, after).log_()
+            posterior = tempered(logits, answer.temperature)
+            if self.rule == "modulo":
+                return _rates(posterior, tokens, level, after)
+            return self.transition(posterior, tokens, level, after)
 
-        law = Marginals(start, by_group(leap, answer.logits, canvas.tokens[start]))
-        tokens = torch.where(start, law.spread(chance.fork("leap").categorical(law)), canvas.tokens)
+        before = canvas.tokens[start]
+        found = by_group(leap, answer.logits, before)
+        law = Jumping(start, found, before) if self.rule == "modulo" else Weighted(start, found)
+        tokens = canvas.tokens.masked_scatter(start, chance.fork("leap").categorical(law))
         changed = start if state.turn == 0 else tokens != canvas.tokens
         canvas = Canvas(tokens, canvas.masked)
         return replace(state, canvas=canvas, turn=state.turn + 1), Info(step, changed, canvas)
@@ -221,16 +225,16 @@ class Through:
 
 
 def noise(where: Tensor, vocabulary: int, chance: Chance) -> Tensor:
-    """Draw a uniform token for every position of `where`: (B, N) int64, 0 elsewhere.
+    """Draw a uniform token for each of the M positions of `where` (B, N): (M,) int64.
 
     Example:
         >>> from demask.chance import Keyed
         >>> where = torch.ones(2, 8, dtype=torch.bool)
-        >>> sorted(set(noise(where, 3, Keyed.of(0, torch.arange(2))).flatten().tolist()))
+        >>> sorted(set(noise(where, 3, Keyed.of(0, torch.arange(2))).tolist()))
         [0, 1, 2]
     """
     law = Marginals(where, torch.zeros(vocabulary, device=where.device).expand(int(where.sum()), -1))
-    return law.spread(chance.fork("noise").categorical(law))
+    return chance.fork("noise").categorical(law)
 
 
 def without_own(posterior: Tensor, tokens: Tensor, level: float) -> Tensor:
@@ -264,27 +268,25 @@ def _mixed(law: Tensor, level: float) -> Tensor:
     return law.mul_(exp(-level)).add_(-expm1(-level) / law.shape[1])
 
 
+def _rates(posterior: Tensor, tokens: Tensor, level: float, after: float) -> Tensor:
+    """Return the rates of a jump to each token over a step, h s(b) / V: (M, V).
+
+    The law of the noisy token is that of `without_own` after noise; in the ratio of two of its numbers what divides all of
+    them cancels, so that only the token itself, and one number for all others, need it.
+    """
+    own, (stays, comes) = tokens[:, None], _channel(posterior.shape[1], level)
+    here = posterior.gather(1, own)
+    mine = here * (comes / stays)
+    noise = (mine - here).add_(1).mul_(comes * exp(level))
+    rates = posterior + noise
+    return rates.mul_((level - after) / rates.shape[1] / (mine + noise)).scatter_(1, own, 0.0)
+
+
 def _one_jump(rates: Tensor, tokens: Tensor) -> Tensor:
     """Return the law after at most one jump, of rates (M, V) over the step, 0 at the token itself; written over them."""
     total = rates.sum(1, keepdim=True)
     share = -torch.expm1(-total) / total.clamp(min=torch.finfo(rates.dtype).tiny)
     return rates.mul_(share).scatter_add_(1, tokens[:, None], (-total).exp())
-
-
-def _jumps(rates: Tensor, tokens: Tensor) -> Tensor:
-    """Return the law after Poisson many jumps of each size, modulo V: rates (M, V) by where the first one would lead."""
-    own, vocabulary = tokens[:, None], rates.shape[1]
-    size = torch.arange(vocabulary, device=rates.device)
-    by_size = rates.gather(1, _within(own + size, vocabulary))
-    powers = torch.fft.rfft(by_size)  # of the law of one jump, unnormalised; at frequency 0 the total rate
-    lengths = (powers.real - powers.real[:, :1]).exp_()
-    moved: Tensor = torch.fft.irfft(torch.polar(lengths, powers.imag), n=vocabulary).clamp_(min=0)
-    return moved.gather(1, _within(size - own + vocabulary, vocabulary))
-
-
-def _within(numbers: Tensor, size: int) -> Tensor:
-    """Return integers in [0, 2 size) modulo `size`, written over them: to divide takes several times as long."""
-    return numbers.sub_((numbers >= size) * size)
 
 
 def _check(grid: Grid, rule: str, rules: tuple[str, ...], unfrozen: str) -> None:

@@ -65,13 +65,13 @@ class Ended:
         """Return the state after one step of the inner sampler and the end that it may have drawn."""
         state, info = self.inner.step(state, denoiser, chance)
         canvas = info.canvas
-        new = info.kept if getattr(self.inner, "keeps", False) else without(state.start, canvas.masked)
+        new = info.kept if info.alone else without(state.start, canvas.masked)
         ended = new & (canvas.tokens == self.end)
         if ended.is_cpu and not bool(ended.any()):  # on a host a look costs less than what it saves
             return state, info
         behind = state.start & (ended.cumsum(1) > 0)
         canvas = Canvas(canvas.tokens.masked_fill(behind, self.end), without(canvas.masked, behind))
-        return replace(state, canvas=canvas), replace(info, canvas=canvas)
+        return replace(state, canvas=canvas), replace(info, canvas=canvas, alone=False)
 
     def done(self, state: Any) -> Tensor:
         """Return the rows in which nothing is masked, (B,) bool."""

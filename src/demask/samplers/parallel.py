@@ -1,7 +1,6 @@
 """The workhorse: a schedule says how many, an order which, a verifier what is kept."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,7 +43,6 @@ class Parallel:
     schedule: Schedule
     order: Order
     verifier: Verifier = field(default_factory=AcceptAll)
-    keeps: ClassVar[bool] = True  # what it has unmasked it never touches again
 
     @property
     def law(self) -> Law:
@@ -64,7 +62,7 @@ class Parallel:
         chosen = largest(scores, self.schedule.count(step, scores))
         kept, tokens = self.verifier.verify(step, chosen, scores)
         canvas = state.canvas.unmask(kept, tokens)
-        return State(canvas, state.start, state.origin), Info(step, kept, canvas)
+        return State(canvas, state.start, state.origin), Info(step, kept, canvas, alone=True)
 
     def done(self, state: State) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
@@ -117,9 +115,13 @@ def largest(scores: Tensor, count: Tensor) -> Tensor:
         >>> largest(torch.tensor([[0.5, 0.9, -torch.inf]]), torch.tensor([2]))
         tensor([[ True,  True, False]])
     """
-    none, possible = torch.zeros_like(scores, dtype=torch.bool), scores > -torch.inf
-    if count.is_cpu and set(count.tolist()) == {1}:  # one token at a time
-        return none.scatter_(1, scores.argmax(1, keepdim=True), True) & possible
-    index = scores.sort(dim=1, descending=True, stable=True).indices
+    none, sizes = torch.zeros_like(scores, dtype=torch.bool), set(count.tolist()) if count.is_cpu else set()
+    if sizes == {1}:  # one token at a time
+        best, index = scores.max(1, keepdim=True)
+    else:
+        best, index = scores.sort(dim=1, descending=True, stable=True)
+    if len(sizes) == 1:
+        size = sizes.pop()
+        return none.scatter_(1, index[:, :size], best[:, :size] > -torch.inf)
     ranks = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
-    return none.scatter_(1, index, ranks) & possible
+    return none.scatter_(1, index, ranks & (best > -torch.inf))

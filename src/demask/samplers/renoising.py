@@ -106,7 +106,7 @@ class Renoising:
         here = without(start, state.finished[:, None])
         tokens = state.tokens
         if state.turn == 0:
-            tokens = torch.where(start, noise(start, network.vocabulary, chance), tokens)
+            tokens = tokens.masked_scatter(start, noise(start, network.vocabulary, chance))
         seen = Canvas(tokens, torch.zeros_like(start))
         step = Step(seen, start, start, Through(network, state.level), chance, state.origin)
         heat = self.coldest + (self.hottest - self.coldest) * (self.steps - state.turn) / self.steps
@@ -114,17 +114,18 @@ class Renoising:
         law = Marginals(here, answer.logits / heat, answer.temperature)
         entropy = law.spread(law.entropy)
         accepted = _surest(entropy, here, self.nats)
-        drawn = law.spread(chance.fork("draft").categorical(law))
-        fresh = noise(here, law.vocabulary, chance.fork("again"))
-        tokens = torch.where(here, torch.where(accepted, drawn, fresh), tokens)
-
-        modes = torch.where(here, law.spread(law.mode), state.canvas.tokens)
-        changed = here & (modes != state.canvas.tokens) if state.turn else here
-        calm = (state.calm + 1).masked_fill(changed.any(1) & (state.turn > 0), 0)
+        tokens = tokens.masked_scatter(here, chance.fork("draft").categorical(law))
+        others = without(here, accepted)
+        tokens = tokens.masked_scatter_(others, noise(others, law.vocabulary, chance.fork("again")))
+        modes = state.canvas.tokens.masked_scatter(here, law.mode)
+        changed, calm = here, state.calm + 1
+        if state.turn:
+            changed = modes != state.canvas.tokens
+            calm = calm.masked_fill_(changed.any(1), 0)
         count = here.sum(1).clamp(min=1)
         finished = state.finished | ((calm >= self.calm) & (entropy.sum(1) / count < self.sure))
-        canvas = Canvas(modes, torch.zeros_like(start))
-        level = -(accepted.sum(1).double() / count).log()
+        canvas = Canvas(modes, seen.masked)
+        level = (count.double() / accepted.sum(1)).log()
         after = Renoised(canvas, start, state.origin, tokens, level, state.turn + 1, calm, finished)
         return after, Info(step, changed, canvas)
 
@@ -136,5 +137,4 @@ class Renoising:
 def _surest(entropy: Tensor, here: Tensor, nats: float) -> Tensor:
     """Return the positions of least entropy (B, N) whose sum less its largest is within `nats`; the least one always."""
     ranked, index = entropy.masked_fill(~here, torch.inf).sort(dim=1, stable=True)
-    passes = (ranked.cumsum(1) - ranked <= nats) & (ranked < torch.inf)
-    return torch.zeros_like(here).scatter(1, index, passes)
+    return torch.zeros_like(here).scatter_(1, index, ranked.cumsum(1) - ranked <= nats)  # inf - inf is no less

@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from demask.canvas import ABSENT, Canvas, Marginals, without
+from demask.canvas import ABSENT, Canvas, Marginals, Weighted, without
 from demask.contracts import Chance, Denoiser, Info, Law, Order, Ranked, Step, ranked
 from demask.errors import OrderError
 from demask.orders.scores import LeftToRight
@@ -181,28 +181,34 @@ def _from_context(
     """
     visible = without(canvas.tokens != ABSENT, canvas.masked)
     shown = canvas.tokens.masked_fill(~visible, 0)
+    pairs = visible[:, :-1] & visible[:, 1:]
 
-    def count(row: Tensor, column: slice, weights: Tensor) -> Tensor:
-        zeros = torch.zeros(len(row), vocabulary, dtype=torch.float64, device=shown.device)
-        return zeros.scatter_add_(1, shown[row, column], weights.double())
+    def count(column: Tensor, weights: Tensor) -> Tensor:
+        zeros = torch.zeros(len(shown), vocabulary, dtype=torch.float64, device=shown.device)
+        return zeros.scatter_add_(1, column, weights.double())
 
-    alone = count(torch.arange(len(shown), device=shown.device), slice(None), visible)
+    alone = count(shown, visible)
     alone = (alone + 1.0 / vocabulary) / (visible.sum(1, keepdim=True) + 1)  # (B, V)
-    tokens, known = canvas.tokens, visible
-    logits = torch.empty(int(chosen.sum()), vocabulary, dtype=torch.float64, device=shown.device)
-    ranks = ranks.masked_fill(~chosen, _LAST)
-    for _ in range(int(chosen.sum(1).max())):
-        here = chosen & (ranks == ranks.amin(1, keepdim=True))  # (B, N), one per unfinished row
-        row, place = here.nonzero(as_tuple=True)
-        before = (place - 1).clamp(min=0)
-        follows = (place > 0) & known[row, before]
-        same = (tokens[row, :-1] == tokens[row, before][:, None]) & follows[:, None]
-        pairs = count(row, slice(1, None), same & visible[row, :-1] & visible[row, 1:])  # (R, V)
-        law = Marginals(here, ((pairs + alone[row]) / (pairs.sum(1, keepdim=True) + 1)).log())
-        logits[here[chosen]] = law.logits
-        tokens = torch.where(here, law.spread(chance.fork("context").categorical(law)), tokens)
-        known, ranks = known | here, ranks.masked_fill(here, _LAST)
-    return tokens, Marginals(chosen, logits)
+    ranks, places = ranks.masked_fill(~chosen, _LAST).sort(dim=1)
+    index = torch.arange(max(shown.shape), device=shown.device)
+    turns = torch.empty_like(places).scatter_(1, places, index[: shown.shape[1]].expand_as(places))
+    turns = turns.masked_fill_(~chosen, -1)  # (B, N) when each is drafted
+    before, inner, flat = (places - 1).clamp_(min=0), places > 0, places + index[: len(shown), None] * shown.shape[1]
+    sizes, chance = chosen.sum(1).tolist(), chance.fork("context")
+    tokens, known, laws = canvas.tokens, visible, []
+    for turn in range(max(sizes)):
+        left = before[:, turn : turn + 1]
+        follows = inner[:, turn : turn + 1] & known.gather(1, left)
+        same = (tokens[:, :-1] == tokens.gather(1, left)) & pairs & follows
+        found = count(shown[:, 1:], same)  # (B, V)
+        laws.append((found + alone) / (found.sum(1, keepdim=True) + 1))
+        here = turns == turn  # one per unfinished row
+        some = here.any(1) if min(sizes) <= turn else slice(None)
+        law = Weighted(here, laws[-1][some]).told(flat[some, turn])
+        tokens = tokens.masked_scatter(here, chance.categorical(law))
+        known = known | here
+    row = chosen.nonzero()[:, 0]
+    return tokens, Weighted(chosen, torch.stack(laws)[turns[chosen], row])
 
 
 @dataclass(frozen=True, eq=False)
