@@ -15,7 +15,7 @@ from demask.generate import Model
 from demask.tokenizer import Tokenizer
 
 WORDS = Tokenizer.words([f"w{index}" for index in range(399)])
-ROUNDS = 9
+ROUNDS = 31
 
 
 class Timed:
@@ -52,7 +52,7 @@ def main() -> None:
 def line(transformer: Transformer, batch: int, order: str) -> str:
     """Time one setting."""
     inside, outside = [], []
-    for _ in range(ROUNDS if batch < 16 else 3):
+    for _ in range(max(3, ROUNDS // batch)):
         timed = Timed(transformer)
         model = Model(timed, WORDS, context=100, window=100)
         begin = perf_counter()

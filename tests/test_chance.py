@@ -144,8 +144,12 @@ def test_arrays_and_integers_on_a_host_draw_what_tensors_draw(monkeypatch):
     make = lambda: Keyed.of(-3, torch.tensor([4, 0, 2**32 - 1])).fork("a", torch.tensor([-5, 7, 2**62]), 2)  # noqa: E731
     integers = everything_drawn(make())["categorical"]
     monkeypatch.setattr(chance_module, "_FEW", 0)
+    few = everything_drawn(make())
+    assert torch.equal(integers, few["categorical"])
+    monkeypatch.setattr(chance_module, "_FEW_ROWS", 0)
     arrays = everything_drawn(make())
-    assert torch.equal(integers, arrays["categorical"])
+    for name, drawn in few.items():
+        assert torch.equal(drawn, arrays[name]), name
     monkeypatch.setattr(chance_module, "_words", lambda x: x)
     for name, drawn in everything_drawn(make()).items():
         assert torch.equal(drawn, arrays[name]), name

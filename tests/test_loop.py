@@ -23,7 +23,20 @@ from demask.orders import (
     Random,
     Threshold,
 )
-from demask.samplers import Cap, Parallel, Remasking, Stable, largest
+from demask.samplers import (
+    Absorbing,
+    Cap,
+    Constant,
+    Editing,
+    Ended,
+    ExponentialThenConstant,
+    Parallel,
+    Remasking,
+    Stable,
+    Stopped,
+    UniformState,
+    largest,
+)
 from demask.schedules import PerBlock, PerRow, Plan, Unlimited, binomial, cosine, minimax, sequential, uniform
 
 ORACLE = Table.random(6, 3, key=0, concentration=0.3)
@@ -385,3 +398,44 @@ def test_the_logits_of_a_step_are_gone_before_the_next_one_asks():
 
     sample(network, Parallel(Plan([2, 2, 2]), Entropy()), Canvas.blank(1, 6), key=0)
     assert alive == [0, 0, 0]
+
+
+def of_anything(canvas, where):
+    """Answer for visible positions too, as networks do: the next number after the sum of all visible ones is likely."""
+    row, position = where.nonzero(as_tuple=True)
+    likely = (canvas.tokens.masked_fill(canvas.masked, 0).sum(1)[row] + position) % 3
+    return Marginals(where, 2.0 * torch.nn.functional.one_hot(likely, 3))
+
+
+CHANGING = {
+    **SAMPLERS,
+    "ended": Ended(Parallel(PerRow(uniform, steps=3), Confidence()), 0),
+    "stopped": Stopped(
+        Parallel(PerRow(uniform, steps=3), Random()), 0, lambda row: row.index(2) + 1 if 2 in row else None
+    ),
+    "remasking": Remasking(4, Cap(0.5)),
+    "editing": Editing(Parallel(PerRow(uniform, steps=3), Confidence()), 0.4),
+    "absorbing": Absorbing(Constant(5)),
+    "uniform state": UniformState(ExponentialThenConstant(4)),
+}
+
+
+@pytest.mark.parametrize("sampler", CHANGING.values(), ids=CHANGING)
+def test_when_tells_the_step_at_which_each_token_was_written(sampler):
+    """By comparing canvases, whatever a sampler says of its steps: unmasked, remasked, written over, or filled up."""
+    tokens = ORACLE.sample(16, key=4)
+    masked = torch.rand(16, 6, generator=torch.Generator().manual_seed(1)) < 0.8
+    if sampler is SAMPLERS["minimax"]:
+        masked[:] = True
+    course = Course.begin(sampler, Canvas(tokens, masked), Keyed.of(3, torch.arange(16)))
+    denoiser = of_anything if isinstance(sampler, Editing) else ORACLE
+    expected, turn = torch.full((16, 6), -1).masked_fill(masked, -2), 0
+    while not bool(course.done.all()):
+        before = course.canvas
+        course, _ = course.step(denoiser)
+        after = course.canvas
+        expected[before.masked | (before.tokens != after.tokens)] = turn
+        expected[after.masked] = -2
+        assert torch.equal(course.when, expected)
+        turn += 1
+    assert (expected[masked] >= 0).all()

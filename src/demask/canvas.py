@@ -18,6 +18,7 @@ from demask.errors import CanvasError
 ABSENT: Final = -1  # the token of a visible position that does not exist
 _CHUNK: Final = 1 << 20  # numbers handled at once on a CPU, so that temporaries stay in the cache
 _NEAR: Final = 1 << 18  # the same where two buffers are read again at once
+_FEW: Final = 32  # numbers that Python adds sooner than a tensor
 BELOW_ONE: Final = 1 - 2.0**-52  # a float64 times this is less than it was, whatever the rounding
 Scratch = tuple[Tensor, Tensor] | tuple[None, None]
 _SINGLE_LEVEL: Final = 2048  # below this vocabulary one cumulative sum finds a token
@@ -169,8 +170,9 @@ class Marginals:
 
         Cost: nothing more once the rows were drawn from.
         """
-        drawn = self.__dict__.get("_drawn")  # the sum that `draw` found, nan where a peak is
-        return isfinite(float((self.peak if drawn is None else drawn).sum()))
+        known: Tensor | None = self.__dict__.get("_drawn")  # the sum that `draw` found, nan where a peak is
+        known = self.peak if known is None else known
+        return isfinite(sum(known.tolist()) if known.is_cpu and known.shape[0] <= _FEW else float(known.sum()))
 
     @cached_property
     def mode(self) -> Tensor:
@@ -185,7 +187,7 @@ class Marginals:
         if (made := self._known("entropy")) is not None:
             return made
         if self._small:
-            if self.logits.numel() > _NEAR:
+            if self.logits.numel() > _CHUNK:
                 return _by_chunk(self.logits, lambda chunk, scratch: _entropy(chunk, scratch)[:1])[0]
             entropy, self.__dict__["_powers"] = _entropy(self.logits.to(_wide(self.logits.dtype)), (None, None))
             return entropy
@@ -374,7 +376,7 @@ def _entropy(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, Tensor]:
     """Return the entropy of every row of a small vocabulary, and its probabilities."""
     logs = _logs(chunk, scratch[0])
     powers = torch.exp(logs, out=scratch[1])
-    return -torch.linalg.vecdot(powers, logs.clamp_(min=_floor(logs.dtype))), powers
+    return torch.linalg.vecdot(powers, logs.clamp_(min=_floor(logs.dtype))).neg_(), powers
 
 
 def _floor(dtype: torch.dtype) -> float:

@@ -27,6 +27,7 @@ _MIX_2: Final = 0x94D049BB133111EB - (1 << 64)
 _ALL: Final = (1 << 64) - 1
 _ROW_BITS: Final = 32
 _FEW: Final = 32  # draws that are made one by one
+_FEW_ROWS: Final = 8  # whose seeds are
 
 # 64 bits each: an array on a host, where that is several times faster for a few rows.
 Words = Tensor | NDArray[np.int64]
@@ -134,6 +135,9 @@ class Keyed:
     @cached_property
     def _seeds(self) -> Words:
         """64 bits of each row, (B,)."""
+        if self.names.is_cpu and len(self.names) <= _FEW_ROWS:
+            few: Words = np.array(self._few, dtype=np.uint64).view(np.int64)
+            return few
         seeds: Words = _mix(_mix(self._shared + _GOLDEN * (_words(self.names) + 1)))
         return seeds
 

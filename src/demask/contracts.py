@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, cast, get_args
 import torch
 from torch import Tensor
 
-from demask.canvas import ABSENT, Canvas, Marginals, inside
+from demask.canvas import ABSENT, Canvas, Marginals, inside, without
 from demask.errors import DenoiserError, OrderError
 
 Over = Literal["masked", "row"]
@@ -208,6 +208,9 @@ class _Memory:
     marginals: Marginals | None = None
     drawn: Tensor | None = None
     tokens: Tensor | None = None
+    draws: Tensor | None = None  # packed
+    after: Canvas | None = None  # as `Step.unmasked` left it
+    written: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,8 +285,17 @@ class Step:
         drawn = self.chance.fork("draft").categorical(marginals)
         if not marginals.proper:
             raise DenoiserError(_not_a_law(marginals))
-        memory.drawn, memory.tokens = where, self.canvas.tokens.masked_scatter(where, drawn)
+        memory.drawn, memory.draws, memory.tokens = where, drawn, self.canvas.tokens.masked_scatter(where, drawn)
         return memory.tokens
+
+    def unmasked(self, kept: Tensor, tokens: Tensor) -> "Info":
+        """Return what a step tells that writes `tokens` (B, N) at the masked positions `kept` (B, N), and does no more."""
+        memory = self._memory
+        if memory.drawn is kept and memory.tokens is tokens:  # a draft shows the canvas elsewhere
+            memory.after, memory.written = Canvas(tokens, without(self.canvas.masked, kept)), memory.draws
+        else:
+            memory.after, memory.written = self.canvas.unmask(kept, tokens), None
+        return Info(self, kept, memory.after)
 
     def _answer(self, where: Tensor, count: int | None = None) -> Marginals:
         """Return the laws of the positions `where`, of which there are `count`: a part of what is known, or a new answer."""
@@ -396,13 +408,21 @@ class Info:
         step: the step as it began; asking it for marginals that it already has costs nothing.
         kept: (B, N) bool, positions unmasked.
         canvas: as the step left it.
-        alone: whether nothing else has changed: no token that stood was masked or written over.
     """
 
     step: Step
     kept: Tensor
     canvas: Canvas
-    alone: bool = field(default=False, kw_only=True)
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing has changed but the positions `kept`, as `Step.unmasked` left them; not whether it did not."""
+        return self.canvas is self.step._memory.after
+
+    @property
+    def written(self) -> Tensor | None:
+        """The tokens at the positions `kept`, packed, where nothing else has changed and they are at hand."""
+        return self.step._memory.written if self.alone else None
 
 
 S = TypeVar("S")

@@ -279,7 +279,10 @@ class _Metered:
         asked = where.any(1)
         whole = False not in asked.tolist()
         answer = self.inner(canvas, where) if whole else self.inner(canvas.rows(asked), where[asked])
-        self._count(asked, answer.passes)
+        if whole and len(asked) == len(self.nfe):
+            self.nfe = self.nfe + answer.passes
+        else:
+            self._count(asked, answer.passes)
         return answer if whole else replace(answer, where=where)
 
     def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:

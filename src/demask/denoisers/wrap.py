@@ -177,6 +177,10 @@ class Continued:
     inner: Denoiser
     window: int
 
+    def on(self, canvas: Canvas) -> Denoiser:
+        """Return what answers about a canvas, and about all that come of it: the inner denoiser where nothing is added."""
+        return self.inner if self._continued(canvas) is None else self
+
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
         """Answer with the inner denoiser's laws on the longer canvas."""
         longer = self._continued(canvas)

@@ -12,7 +12,7 @@ from torch import Tensor
 from demask.canvas import ABSENT, Canvas
 from demask.chance import Keyed
 from demask.contracts import Denoiser, Sampler
-from demask.denoisers.wrap import Restricted
+from demask.denoisers.wrap import Continued, Restricted
 from demask.errors import GenerateError
 from demask.generate.recipe import Recipe
 from demask.generate.result import Call, Frame, Result, frame
@@ -113,6 +113,7 @@ class Job:
     def turns(self, rows: Sequence[Row]) -> Iterator[Run]:
         """Turn the loop on rows of one `kind`."""
         denoiser, sampler, canvas, chance = self.prepared(rows)
+        denoiser = denoiser.on(canvas) if isinstance(denoiser, Continued) else denoiser
         return steps(denoiser, sampler, canvas, key=chance, max_steps=MOST)
 
     def prepared(self, rows: Sequence[Row]) -> tuple[Denoiser, Sampler[Any], Canvas, Keyed]:

@@ -150,7 +150,7 @@ class Recipe:
         """
         if self.sampler is not None:
             return build(self.sampler, "sampler") if isinstance(self.sampler, str) else self.sampler
-        order = build(self.order, "order") if isinstance(self.order, str) else self.order
+        order = _ordered(self.order) if isinstance(self.order, str) else self.order
         if self.block is None:
             return Parallel(self._schedule(curve), order)
         schedule = PerBlock(self._schedule(None), self.block, self.over)  # a curve is of whole rows
@@ -340,6 +340,13 @@ class Fitted:
 
     def __repr__(self) -> str:
         return f"Fitted({self.curve!r}, steps={self.steps}, excess={self.excess})"
+
+
+@lru_cache(maxsize=256)
+def _ordered(text: str) -> Order:
+    """Return the order of a specification: a value, so that one is enough for all runs."""
+    order: Order = build(text, "order")
+    return order
 
 
 @lru_cache(maxsize=1024)

@@ -98,8 +98,8 @@ class Absorbing:
         step = Step(state.canvas, state.start, state.start, denoiser, chance, state.origin)
         goes = torch.full(state.start.shape, 1 - self.stays(state.turn), dtype=torch.float64, device=state.start.device)
         kept = chance.fork("unmask").bernoulli(step.open, goes) if state.turn + 1 < self.grid.steps else step.open
-        canvas = state.canvas.unmask(kept, step.draft(kept))
-        return replace(state, canvas=canvas, turn=state.turn + 1), Info(step, kept, canvas, alone=True)
+        info = step.unmasked(kept, step.draft(kept))
+        return replace(state, canvas=info.canvas, turn=state.turn + 1), info
 
     def done(self, state: Leapt) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""

@@ -64,14 +64,16 @@ class Ended:
     def step(self, state: Any, denoiser: Denoiser, chance: Chance) -> tuple[Any, Info]:
         """Return the state after one step of the inner sampler and the end that it may have drawn."""
         state, info = self.inner.step(state, denoiser, chance)
-        canvas = info.canvas
+        canvas, known = info.canvas, info.written
+        if known is not None and known.is_cpu and self.end not in known.tolist():
+            return state, info
         new = info.kept if info.alone else without(state.start, canvas.masked)
         ended = new & (canvas.tokens == self.end)
         if ended.is_cpu and not bool(ended.any()):  # on a host a look costs less than what it saves
             return state, info
         behind = state.start & (ended.cumsum(1) > 0)
         canvas = Canvas(canvas.tokens.masked_fill(behind, self.end), without(canvas.masked, behind))
-        return replace(state, canvas=canvas), replace(info, canvas=canvas, alone=False)
+        return replace(state, canvas=canvas), replace(info, canvas=canvas)
 
     def done(self, state: Any) -> Tensor:
         """Return the rows in which nothing is masked, (B,) bool."""

@@ -86,18 +86,21 @@ def _by_size(rates: Tensor, tokens: Tensor, change: Callable[[Tensor], Tensor]) 
         turned = torch.polar(torch.ones_like(angle), angle)
         found: Tensor = torch.fft.irfft(change(torch.fft.rfft(rates) * turned.conj()) * turned, n=size)
     else:
-        there, back = _matrices(size, rates.dtype, rates.device)
+        there, shares = _matrix(size, rates.dtype, rates.device)
         turned = torch.view_as_complex(there[tokens].view(rows, -1, 2))
         waves = torch.view_as_complex((rates @ there).view(rows, -1, 2))
-        found = torch.view_as_real(change(waves * turned.conj()) * turned).view(rows, -1) @ back
+        found = torch.view_as_real(change(waves * turned.conj()) * turned).view(rows, -1).mul_(shares) @ there.T
     return found.clamp_(min=0)
 
 
 @lru_cache(maxsize=8)
-def _matrices(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the transform of real rows as a matrix, real and imaginary parts in turn, and its inverse."""
+def _matrix(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the transform of real rows as a matrix, real and imaginary parts in turn, and their shares in its inverse.
+
+    One matrix serves both ways, since to read it takes longer than to multiply a few rows by it.
+    """
     frequency = torch.arange(size // 2 + 1)
     angle = (torch.outer(torch.arange(size), frequency) % size).double() * (2 * pi / size)
     there = torch.stack((angle.cos(), -angle.sin()), 2).flatten(1)  # (V, 2 (V // 2 + 1))
-    twice = torch.where((frequency == 0) | (2 * frequency == size), 1.0, 2.0).repeat_interleave(2)
-    return there.to(device, dtype), (there * (twice.double() / size)).T.contiguous().to(device, dtype)
+    twice = torch.where((frequency == 0) | (2 * frequency == size), 1.0, 2.0).double().repeat_interleave(2)
+    return there.to(device, dtype), (twice / size).to(device, dtype)

@@ -61,8 +61,8 @@ class Parallel:
         scores = self.order.score(step)
         chosen = largest(scores, self.schedule.count(step, scores))
         kept, tokens = self.verifier.verify(step, chosen, scores)
-        canvas = state.canvas.unmask(kept, tokens)
-        return State(canvas, state.start, state.origin), Info(step, kept, canvas, alone=True)
+        info = step.unmasked(kept, tokens)
+        return State(info.canvas, state.start, state.origin), info
 
     def done(self, state: State) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""

@@ -114,7 +114,7 @@ class Renoising:
         law = Marginals(here, answer.logits / heat, answer.temperature)
         entropy = law.spread(law.entropy)
         accepted = _surest(entropy, here, self.nats)
-        tokens = tokens.masked_scatter(here, chance.fork("draft").categorical(law))
+        tokens = tokens.masked_scatter(accepted, chance.fork("draft").categorical(law.only(accepted)))
         others = without(here, accepted)
         tokens = tokens.masked_scatter_(others, noise(others, law.vocabulary, chance.fork("again")))
         modes = state.canvas.tokens.masked_scatter(here, law.mode)

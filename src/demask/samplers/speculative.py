@@ -106,14 +106,15 @@ class Speculative:
             tokens, laws = step.draft(chosen), step.marginals(chosen)
             first = ranks.masked_fill(~chosen, _LAST).amin(1, keepdim=True)
             checked = chosen & (ranks > first)
+            drafted = drawn_law(laws.only(checked))
         else:
-            tokens, laws = _from_context(state.canvas, chosen, ranks, network.vocabulary, chance)
+            tokens, drafted = _from_context(state.canvas, chosen, ranks, network.vocabulary, chance)
             checked = chosen
         kept = chosen
         if bool(checked.any()):
             filled = state.canvas.unmask(chosen, tokens)
             answer = network.along(filled, checked, ranks)
-            kept, tokens = _verified(tokens, chosen, laws.only(checked), answer, ranks, chance)
+            kept, tokens = _verified(tokens, chosen, drafted, answer, ranks, chance)
         canvas = state.canvas.unmask(kept, tokens)
         return replace(state, canvas=canvas), Info(step, kept, canvas)
 
@@ -127,24 +128,25 @@ class Speculative:
 
 
 def _verified(
-    tokens: Tensor, chosen: Tensor, draft: Marginals, answer: Marginals, ranks: Tensor, chance: Chance
+    tokens: Tensor, chosen: Tensor, p: Tensor, answer: Marginals, ranks: Tensor, chance: Chance
 ) -> tuple[Tensor, Tensor]:
-    """Return which of the chosen are kept, (B, N), and the tokens, of which one per row may be a repaired one."""
-    checked = answer.where
-    p, q = drawn_law(draft), drawn_law(answer)
+    """Return which of the chosen are kept, (B, N), and the tokens, of which one per row may be a repaired one.
+
+    `p` are the probabilities (M, V) by which those of `answer.where` were drafted.
+    """
+    checked, q = answer.where, drawn_law(answer)
     token = tokens[checked][:, None]
     share = (q.gather(1, token) / p.gather(1, token))[:, 0].clamp(max=1.0)
     passed = chance.fork("accept").bernoulli(checked, answer.spread(share))
     fallen = without(checked, passed)
     limit = ranks.masked_fill(~fallen, _LAST).amin(1, keepdim=True)
     fallen = fallen & (ranks == limit)
-    p, q = p[fallen[checked]], q[fallen[checked]]
-    rest = (q - p).clamp(min=0)
+    places = fallen[checked].nonzero()[:, 0]
+    q = q[places]
+    rest = (q - p[places]).clamp_(min=0)
     rest = torch.where(rest.sum(1, keepdim=True) > 0, rest, q)  # equal but for rounding: a coin of 1 - 1e-8 fell
-    repaired = Marginals(fallen, rest.log())
-    return chosen & (ranks <= limit), torch.where(
-        fallen, repaired.spread(chance.fork("repair").categorical(repaired)), tokens
-    )
+    repaired = chance.fork("repair").categorical(Weighted(fallen, rest))
+    return chosen & (ranks <= limit), tokens.masked_scatter(fallen, repaired)
 
 
 def drawn_law(marginals: Marginals) -> Tensor:
@@ -173,8 +175,8 @@ def tempered(logits: Tensor, temperature: float) -> Tensor:
 
 def _from_context(
     canvas: Canvas, chosen: Tensor, ranks: Tensor, vocabulary: int, chance: Chance
-) -> tuple[Tensor, Marginals]:
-    """Draft the chosen one by one from counts in the visible text: (B, N) tokens, and the laws they were drawn from.
+) -> tuple[Tensor, Tensor]:
+    """Draft the chosen one by one from counts in the visible text: (B, N) tokens, and the laws they were drawn from, (M, V).
 
     p(v | u) = (pairs uv + p(v)) / (pairs u. + 1) where the left neighbour u is known, drafted ones included, and
     p(v) = (count of v + 1/V) / (visible tokens + 1) elsewhere: a token that was never seen keeps a little probability.
@@ -208,7 +210,7 @@ def _from_context(
         tokens = tokens.masked_scatter(here, chance.categorical(law))
         known = known | here
     row = chosen.nonzero()[:, 0]
-    return tokens, Weighted(chosen, torch.stack(laws)[turns[chosen], row])
+    return tokens, torch.stack(laws)[turns[chosen], row]
 
 
 @dataclass(frozen=True, eq=False)
