@@ -25,6 +25,7 @@ from demask.orders import (
 )
 from demask.samplers import (
     Absorbing,
+    Adaptive,
     Cap,
     Constant,
     Editing,
@@ -32,6 +33,8 @@ from demask.samplers import (
     ExponentialThenConstant,
     Parallel,
     Remasking,
+    Renoising,
+    Speculative,
     Stable,
     Stopped,
     UniformState,
@@ -417,6 +420,9 @@ CHANGING = {
     "editing": Editing(Parallel(PerRow(uniform, steps=3), Confidence()), 0.4),
     "absorbing": Absorbing(Constant(5)),
     "uniform state": UniformState(ExponentialThenConstant(4)),
+    "renoising": Renoising(6, 2.0),
+    "speculative": Speculative(3, Random()),
+    "adaptive": Adaptive(Chain.markov([0.2, 0.3, 0.5], [[0.8, 0.1, 0.1], [0.3, 0.4, 0.3], [0.1, 0.2, 0.7]], length=6)),
 }
 
 

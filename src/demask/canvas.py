@@ -228,10 +228,6 @@ class Marginals:
             return self.mode
         if not self.logits.shape[0]:
             return torch.zeros(0, dtype=torch.int64, device=self.logits.device)
-        if self.logits.stride(0) == 0:  # one law for all, as of noise: its sums are made once
-            total = _law(self.logits[0], self.temperature).cumsum(-1, dtype=torch.float64)
-            return torch.searchsorted(total, uniform.clamp(max=BELOW_ONE) * total[-1], right=True)
-
         if self._small:
             law = self.__dict__.get("_powers") if self.temperature == 1 else None
             law = _law(self.logits, self.temperature) if law is None else law

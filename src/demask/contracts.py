@@ -209,7 +209,7 @@ class _Memory:
     drawn: Tensor | None = None
     tokens: Tensor | None = None
     draws: Tensor | None = None  # packed
-    after: Canvas | None = None  # as `Step.unmasked` left it
+    after: Canvas | None = None  # as a step left it that told all it changed
     written: Tensor | None = None
 
 
@@ -292,10 +292,19 @@ class Step:
         """Return what a step tells that writes `tokens` (B, N) at the masked positions `kept` (B, N), and does no more."""
         memory = self._memory
         if memory.drawn is kept and memory.tokens is tokens:  # a draft shows the canvas elsewhere
-            memory.after, memory.written = Canvas(tokens, without(self.canvas.masked, kept)), memory.draws
-        else:
-            memory.after, memory.written = self.canvas.unmask(kept, tokens), None
-        return Info(self, kept, memory.after)
+            return self.changed(kept, Canvas(tokens, without(self.canvas.masked, kept)), memory.draws)
+        return self.changed(kept, self.canvas.unmask(kept, tokens))
+
+    def changed(self, kept: Tensor, canvas: Canvas, written: Tensor | None = None) -> "Info":
+        """Return what a step tells that changes nothing but the positions `kept` (B, N), all of which it leaves visible.
+
+        Parameters:
+            kept: written by the step; at the first one all that was masked and is not.
+            canvas: as the step leaves it.
+            written: its tokens at `kept`, packed, where they are at hand.
+        """
+        self._memory.after, self._memory.written = canvas, written
+        return Info(self, kept, canvas)
 
     def _answer(self, where: Tensor, count: int | None = None) -> Marginals:
         """Return the laws of the positions `where`, of which there are `count`: a part of what is known, or a new answer."""
@@ -416,7 +425,7 @@ class Info:
 
     @property
     def alone(self) -> bool:
-        """Whether nothing has changed but the positions `kept`, as `Step.unmasked` left them; not whether it did not."""
+        """Whether the step has told that nothing has changed but the positions `kept`; the canvas is what it left."""
         return self.canvas is self.step._memory.after
 
     @property

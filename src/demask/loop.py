@@ -279,16 +279,14 @@ class _Metered:
         asked = where.any(1)
         whole = False not in asked.tolist()
         answer = self.inner(canvas, where) if whole else self.inner(canvas.rows(asked), where[asked])
-        if whole and len(asked) == len(self.nfe):
-            self.nfe = self.nfe + answer.passes
-        else:
-            self._count(asked, answer.passes)
+        self._count(asked, answer.passes, whole)
         return answer if whole else replace(answer, where=where)
 
     def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
         inner, asked = ranked(self.inner), where.any(1)
-        self._count(asked, 1)
-        if bool(asked.all()):
+        whole = False not in asked.tolist()
+        self._count(asked, 1, whole)
+        if whole:
             return inner.along(canvas, where, ranks)
         answer = inner.along(canvas.rows(asked), where[asked], ranks[asked])
         return Marginals(where, answer.logits, answer.temperature)
@@ -298,15 +296,18 @@ class _Metered:
         whole = False not in asked.tolist()
         rows = (canvas, where, level) if whole else (canvas.rows(asked), where[asked], level[asked])
         answer = inner.noised(*rows)
-        self._count(asked, answer.passes)
+        self._count(asked, answer.passes, whole)
         return answer if whole else replace(answer, where=where)
 
     @property
     def vocabulary(self) -> int:
         return vocabulary(self.inner)
 
-    def _count(self, asked: Tensor, passes: int) -> None:
+    def _count(self, asked: Tensor, passes: int, whole: bool) -> None:
         rows = self.nfe.shape[0]
+        if whole and asked.shape[0] == rows:
+            self.nfe = self.nfe + passes
+            return
         several = asked.view(rows, -1).sum(1) if asked.shape[0] > rows else asked
         self.nfe = self.nfe + (several if passes == 1 else several * passes)
 

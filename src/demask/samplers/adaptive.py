@@ -133,7 +133,7 @@ class Adaptive:
             agreed = chance.fork("agree").bernoulli(checked, self._agreement(canvas, tokens, chosen, checked, draft))
             broken = (checked & ~agreed).cumsum(1) > 0
             kept = chosen & ~broken
-        canvas = canvas.unmask(kept, tokens)
+        canvas = step.unmasked(kept, tokens).canvas
         return State(canvas, state.start, state.origin), Checked(step, kept, canvas, passes)
 
     def done(self, state: State) -> Tensor:

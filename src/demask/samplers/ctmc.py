@@ -1,6 +1,7 @@
 """Tau-leaping: discrete diffusion as a continuous-time Markov chain, run backwards from noise level to noise level."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import exp, expm1, inf
 from typing import Final
 
@@ -193,13 +194,14 @@ class UniformState:
                 return _rates(posterior, tokens, level, after)
             return self.transition(posterior, tokens, level, after)
 
-        before = canvas.tokens[start]
+        places = start.flatten().nonzero()[:, 0]
+        before = canvas.tokens.flatten()[places]
         found = by_group(leap, answer.logits, before)
         law = Jumping(start, found, before) if self.rule == "modulo" else Weighted(start, found)
-        tokens = canvas.tokens.masked_scatter(start, chance.fork("leap").categorical(law))
+        tokens = canvas.tokens.masked_scatter(start, chance.fork("leap").categorical(law.told(places)))
         changed = start if state.turn == 0 else tokens != canvas.tokens
         canvas = Canvas(tokens, canvas.masked)
-        return replace(state, canvas=canvas, turn=state.turn + 1), Info(step, changed, canvas)
+        return replace(state, canvas=canvas, turn=state.turn + 1), step.changed(changed, canvas)
 
     def done(self, state: Leapt) -> Tensor:
         """Return the rows that have had all steps, or never had anything masked, (B,) bool."""
@@ -233,8 +235,25 @@ def noise(where: Tensor, vocabulary: int, chance: Chance) -> Tensor:
         >>> sorted(set(noise(where, 3, Keyed.of(0, torch.arange(2))).tolist()))
         [0, 1, 2]
     """
-    law = Marginals(where, torch.zeros(vocabulary, device=where.device).expand(int(where.sum()), -1))
-    return chance.fork("noise").categorical(law)
+    return chance.fork("noise").categorical(_Any(where, vocabulary))
+
+
+class _Any(Marginals):
+    """The uniform law of `size` tokens at each position of `where`, whose quantiles need no table."""
+
+    size: int
+
+    def __init__(self, where: Tensor, size: int) -> None:
+        self.__dict__.update(where=where, size=size, temperature=1.0, passes=1)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Zeros, (M, V)."""
+        return torch.zeros(len(self.places), self.size, device=self.where.device)
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Return the token at each quantile, (M,)."""
+        return (uniform * self.size).long()
 
 
 def without_own(posterior: Tensor, tokens: Tensor, level: float) -> Tensor:
@@ -275,11 +294,10 @@ def _rates(posterior: Tensor, tokens: Tensor, level: float, after: float) -> Ten
     them cancels, so that only the token itself, and one number for all others, need it.
     """
     own, (stays, comes) = tokens[:, None], _channel(posterior.shape[1], level)
-    here = posterior.gather(1, own)
-    mine = here * (comes / stays)
-    noise = (mine - here).add_(1).mul_(comes * exp(level))
-    rates = posterior + noise
-    return rates.mul_((level - after) / rates.shape[1] / (mine + noise)).scatter_(1, own, 0.0)
+    here, share, least = posterior.gather(1, own), comes / stays, comes * exp(level)
+    noise = (here * (least * (share - 1))).add_(least)
+    scale = (level - after) / posterior.shape[1] / torch.add(noise, here, alpha=share)
+    return torch.addcmul(noise.mul_(scale), posterior, scale).scatter_(1, own, 0.0)
 
 
 def _one_jump(rates: Tensor, tokens: Tensor) -> Tensor:

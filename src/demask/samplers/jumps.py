@@ -11,6 +11,7 @@ from torch import Tensor
 from demask.canvas import BELOW_ONE, Weighted, by_group, invert
 
 _SMALL: Final = 1024  # tokens of which a Fourier transform is a product with a matrix: to plan a fast one takes longer
+_NOISE: Final = 0.05  # rates below which e^z - 1 - z is its first three terms
 
 
 class Jumping(Weighted):
@@ -43,11 +44,11 @@ class Jumping(Weighted):
         level, one = uniform - none, total * none
         moved, above = (level >= 0).nonzero()[:, 0], level - one
         share = torch.where(above < 0, level / one, above / (1 - none - one)).clamp_(0.0, BELOW_ONE)
-        weights, several = self.weights[moved], (above[moved] >= 0).nonzero()[:, 0]
+        weights, several = self.weights.index_select(0, moved), (above.index_select(0, moved) >= 0).nonzero()[:, 0]
         if len(several):
-            laws = by_group(_several, weights[several], self.tokens[moved[several]])
-            weights.index_copy_(0, several, laws)
-        return self.tokens.index_copy(0, moved, invert(weights, share[moved])[0])
+            tokens = self.tokens.index_select(0, moved.index_select(0, several))
+            weights.index_copy_(0, several, by_group(_several, weights.index_select(0, several), tokens))
+        return self.tokens.index_copy(0, moved, invert(weights, share.index_select(0, moved))[0])
 
 
 def summed(rates: Tensor, tokens: Tensor) -> Tensor:
@@ -65,9 +66,9 @@ def _several(rates: Tensor, tokens: Tensor) -> Tensor:
 
     def beyond(one: Tensor) -> Tensor:
         """Return e^z - 1 - z; its first terms where the difference would be lost in rounding."""
-        found, few = torch.polar(one.real.exp(), one.imag).sub_(1).sub_(one), one.real[:, 0] < 0.05
-        if bool(few.any()):
-            z = one[few]
+        found, total = torch.polar(one.real.exp(), one.imag).sub_(1).sub_(one), one.real[:, 0]
+        if float(total.min()) < _NOISE:
+            z = one[few := total < _NOISE]
             found[few] = z * z * (0.5 + z / 6 + z * z / 24)
         return found
 
@@ -87,7 +88,7 @@ def _by_size(rates: Tensor, tokens: Tensor, change: Callable[[Tensor], Tensor]) 
         found: Tensor = torch.fft.irfft(change(torch.fft.rfft(rates) * turned.conj()) * turned, n=size)
     else:
         there, shares = _matrix(size, rates.dtype, rates.device)
-        turned = torch.view_as_complex(there[tokens].view(rows, -1, 2))
+        turned = torch.view_as_complex(there.index_select(0, tokens).view(rows, -1, 2))
         waves = torch.view_as_complex((rates @ there).view(rows, -1, 2))
         found = torch.view_as_real(change(waves * turned.conj()) * turned).view(rows, -1).mul_(shares) @ there.T
     return found.clamp_(min=0)

@@ -127,7 +127,7 @@ class Renoising:
         canvas = Canvas(modes, seen.masked)
         level = (count.double() / accepted.sum(1)).log()
         after = Renoised(canvas, start, state.origin, tokens, level, state.turn + 1, calm, finished)
-        return after, Info(step, changed, canvas)
+        return after, step.changed(changed, canvas)
 
     def done(self, state: Renoised) -> Tensor:
         """Return the rows that have stopped, or had all steps, (B,) bool."""

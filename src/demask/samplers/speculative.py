@@ -115,8 +115,8 @@ class Speculative:
             filled = state.canvas.unmask(chosen, tokens)
             answer = network.along(filled, checked, ranks)
             kept, tokens = _verified(tokens, chosen, drafted, answer, ranks, chance)
-        canvas = state.canvas.unmask(kept, tokens)
-        return replace(state, canvas=canvas), Info(step, kept, canvas)
+        info = step.unmasked(kept, tokens)
+        return replace(state, canvas=info.canvas), info
 
     def done(self, state: Ordered) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
