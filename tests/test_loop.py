@@ -445,3 +445,18 @@ def test_when_tells_the_step_at_which_each_token_was_written(sampler):
         assert torch.equal(course.when, expected)
         turn += 1
     assert (expected[masked] >= 0).all()
+
+
+@pytest.mark.parametrize("values", [3, 1000])
+def test_a_few_largest_are_the_first_of_a_stable_sort(values):
+    """With many equals and with few, open ones fewer than asked for, one size for all rows and several."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(values, (40, 12), generator=generator).float()
+    scores[torch.rand(40, 12, generator=generator) < 0.4] = -torch.inf
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    for sizes in [[size] * 40 for size in (0, 1, 2, 5, 11, 12, 15)] + [list(range(8)) * 5]:
+        expected = torch.zeros_like(scores, dtype=torch.bool)
+        for row, size in enumerate(sizes):
+            expected[row, order[row, :size]] = True
+        found = largest(scores, torch.tensor(sizes))
+        assert torch.equal(found, expected & (scores > -torch.inf))

@@ -65,7 +65,7 @@ class Keyed:
     def of(cls, key: int, names: Tensor) -> "Keyed":
         """Return chance for the rows called `names`, from an integer key."""
         names = names.to(torch.int64)
-        if names.ndim != 1 or bool((names < 0).any()) or bool((names >= 1 << _ROW_BITS).any()):
+        if names.ndim != 1 or not all(0 <= name < 1 << _ROW_BITS for name in names.tolist()):
             raise CanvasError(f"row names {names.tolist()[:8]}; expected one integer in [0, 2**{_ROW_BITS}) per row")
         return cls(_salt("key", key), names)
 
@@ -135,7 +135,7 @@ class Keyed:
     @cached_property
     def _seeds(self) -> Words:
         """64 bits of each row, (B,)."""
-        if self.names.is_cpu and len(self.names) <= _FEW_ROWS:
+        if self._are_few:
             few: Words = np.array(self._few, dtype=np.uint64).view(np.int64)
             return few
         seeds: Words = _mix(_mix(self._shared + _GOLDEN * (_words(self.names) + 1)))
@@ -144,16 +144,32 @@ class Keyed:
     @cached_property
     def _few(self) -> list[int]:
         """The seeds as integers of Python: for few draws every call of an array's costs more than the arithmetic."""
-        seeds, tags = [], zip(*(tag.tolist() for tag in self.tags), strict=True) if self.tags else repeat(())
-        for shared, name, labels in zip(self._paths, self.names.tolist(), tags, strict=False):
+        pairs = zip(self._few_shared, self.names.tolist(), strict=True)
+        return [_mixed(_mixed(shared + _GOLDEN * (name + 1))) for shared, name in pairs]
+
+    @cached_property
+    def _few_shared(self) -> list[int]:
+        """What rows of equal tags have in common, likewise."""
+        words, tags = [], zip(*(tag.tolist() for tag in self.tags), strict=True) if self.tags else repeat(())
+        for word, labels in zip(self._paths, tags, strict=False):
             for label in labels:
-                shared = _mixed(shared ^ _mixed(label + _GOLDEN))
-            seeds.append(_mixed(_mixed(shared + _GOLDEN * (name + 1))))
-        return seeds
+                word = _mixed(word ^ _mixed(label + _GOLDEN))
+            words.append(word)
+        return words
+
+    @property
+    def _are_few(self) -> bool:
+        return self.names.is_cpu and len(self.names) <= _FEW_ROWS
 
     @cached_property
     def _level(self) -> Tensor:
-        return (_unit(_mix(self._shared)) + _radical_inverse(self.names)) % 1.0
+        if not self._are_few:
+            return (_unit(_mix(self._shared)) + _radical_inverse(self.names)) % 1.0
+        pairs = zip(self._few_shared, self.names.tolist(), strict=True)
+        levels = [
+            ((_mixed(word) >> 11) * 2.0**-53 + int(f"{name:032b}"[::-1], 2) * 2.0**-32) % 1.0 for word, name in pairs
+        ]
+        return torch.tensor(levels, dtype=torch.float64)
 
     def level(self, breaks: Tensor) -> Tensor:
         """Return a uniform number per row, rows stratified by the van der Corput sequence of their names."""

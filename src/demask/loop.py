@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any, Final, Generic, TypeVar
 
 import torch
@@ -140,7 +141,7 @@ def steps(
         return Run(*shown, status, law, name, collected)
 
     turn = 0
-    finished = False not in course.done.tolist()
+    finished = False not in course.over
     while turn < max_steps and not finished:
         yield so_far(Status.RUNNING, {})
         while True:
@@ -153,7 +154,7 @@ def steps(
             collector.see(info)
         del info  # its logits, before the next step has its own
         turn += 1
-        finished = False not in course.done.tolist()
+        finished = False not in course.over
     status = Status.FINISHED if finished else Status.STOPPED
     yield so_far(status, {collector.name: collector.result() for collector in collect})
 
@@ -224,9 +225,16 @@ class Course(Generic[S]):
             when = self.when.masked_fill(fresh, turn)
         else:
             when = torch.where(fresh, self.when.new_tensor(turn)[:, None], self.when)
-        when, count = when if info.alone else when.masked_fill(canvas.masked, -2), self.count + ~self.done
+        when = when if info.alone else when.masked_fill(canvas.masked, -2)
+        count = self.count + (~self.done if True in self.over else 1)
         after, done = tuple(turn + 1 for turn in turns), self.sampler.done(state)
         return Course(self.sampler, state, canvas, self.chance, after, when, meter.nfe, count, done), info
+
+    @cached_property
+    def over(self) -> list[bool]:
+        """What `done` says, on the host."""
+        over: list[bool] = self.done.tolist()
+        return over
 
     def rows(self, places: Sequence[int]) -> "Course[S]":
         """Keep some rows, by their numbers; the state has its rows first, as `demask.rows.select` says."""

@@ -119,12 +119,10 @@ class Job:
     def prepared(self, rows: Sequence[Row]) -> tuple[Denoiser, Sampler[Any], Canvas, Keyed]:
         """Return what the loop takes for rows of one `kind`: denoiser, sampler, canvas and chance."""
         width = max(len(row.layout.tokens) for row in rows)
-        tokens = torch.full((len(rows), width), ABSENT)
-        masked = torch.zeros(len(rows), width, dtype=torch.bool)
-        for index, row in enumerate(rows):
-            size = len(row.layout.tokens)
-            tokens[index, :size] = torch.tensor(row.layout.tokens)
-            masked[index, :size] = torch.tensor(row.layout.masked)
+        rest = [width - len(row.layout.tokens) for row in rows]
+        padded = [[*row.layout.tokens, *[ABSENT] * more] for row, more in zip(rows, rest, strict=True)]
+        hidden = [[*row.layout.masked, *[False] * more] for row, more in zip(rows, rest, strict=True)]
+        tokens, masked = torch.tensor(padded, dtype=torch.int64), torch.tensor(hidden, dtype=torch.bool)
         if rows[0].layout.template.ends:
             more = torch.full((len(rows), ending(width, self.window)), self.tokenizer.end)
             tokens, masked = torch.cat((tokens, more), 1), torch.cat((masked, torch.zeros_like(more).bool()), 1)
