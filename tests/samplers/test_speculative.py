@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from demask.canvas import Canvas
+from demask.chance import Keyed
 from demask.contracts import Law
 from demask.denoisers import Nucleus, Tempered
 from demask.errors import DenoiserError, OrderError
@@ -133,3 +134,14 @@ def test_refusals():
     with pytest.raises(DenoiserError, match="demask train --network permutation"):
         sample(lambda canvas, where: SKEWED(canvas, where), Speculative(2), Canvas.blank(1, 3), key=0)
     assert Speculative(2, Confidence("draft")).law is Law.TILTED
+
+
+@pytest.mark.parametrize("draft", ["network", "context"])
+def test_a_step_with_nothing_left_changes_nothing(draft):
+    tokens = torch.tensor([[0, 1, 0], [1, 1, 1]])
+    canvas, chance = Canvas(tokens, torch.zeros_like(tokens).bool()), Keyed.of(0, torch.arange(2))
+    sampler = Speculative(2, draft=draft)
+    state, info = sampler.step(sampler.init(canvas, chance), Table.random(3, 2, key=0), chance)
+    assert torch.equal(state.canvas.tokens, tokens)
+    assert not info.kept.any()
+    assert sampler.done(state).all()

@@ -198,14 +198,14 @@ def _from_context(
     before, inner, flat = (places - 1).clamp_(min=0), places > 0, places + index[: len(shown), None] * shown.shape[1]
     sizes, chance = chosen.sum(1).tolist(), chance.fork("context")
     tokens, known, laws = canvas.tokens, visible, []
-    for turn in range(max(sizes)):
+    for turn in range(max([1, *sizes])):  # a first law also where nothing is left to draft
         left = before[:, turn : turn + 1]
         follows = inner[:, turn : turn + 1] & known.gather(1, left)
         same = (tokens[:, :-1] == tokens.gather(1, left)) & pairs & follows
         found = count(shown[:, 1:], same)  # (B, V)
         laws.append((found + alone) / (found.sum(1, keepdim=True) + 1))
         here = turns == turn  # one per unfinished row
-        some = here.any(1) if min(sizes) <= turn else slice(None)
+        some = here.any(1) if min(sizes, default=0) <= turn else slice(None)
         law = Weighted(here, laws[-1][some]).told(flat[some, turn])
         tokens = tokens.masked_scatter(here, chance.categorical(law))
         known = known | here
