@@ -6,7 +6,7 @@ was asked for, one packed row of logits per asked position; every reduction is c
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
 from math import isfinite
 from typing import ClassVar, Final
 
@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from demask.errors import CanvasError
+from demask.masks import ranks, without
+from demask.once import once
 
 ABSENT: Final = -1  # the token of a visible position that does not exist
 _CHUNK: Final = 1 << 20  # numbers handled at once on a CPU, so that temporaries stay in the cache
 _NEAR: Final = 1 << 18  # the same where two buffers are read again at once
+_COLD: Final = 1e-3  # a temperature below which logits, divided by it, may be too large for a number
 _FEW: Final = 32  # numbers that Python adds sooner than a tensor
 BELOW_ONE: Final = 1 - 2.0**-52  # a float64 times this is less than it was, whatever the rounding
 Scratch = tuple[Tensor, Tensor] | tuple[None, None]
@@ -121,11 +124,6 @@ class Marginals:
     temperature: float = 1.0
     passes: int = 1
 
-    @cached_property
-    def places(self) -> Tensor:
-        """Where each row of `logits` belongs, (M,) int64: positions of the canvas, counted row by row."""
-        return self.where.flatten().nonzero()[:, 0]
-
     @property
     def vocabulary(self) -> int:
         """The number of tokens, V."""
@@ -135,7 +133,7 @@ class Marginals:
     def _small(self) -> bool:
         return self.logits.shape[-1] <= _SINGLE_LEVEL
 
-    @cached_property
+    @once
     def _top_and_mass(self) -> tuple[Tensor, ...]:
         """Largest logit, and the sum of exp(logit - largest), in one pass over the logits."""
         if self._whole is not None and "_top_and_mass" in self._whole.__dict__:
@@ -147,16 +145,18 @@ class Marginals:
 
         return _by_chunk(self.logits, reduce)
 
-    @cached_property
+    @once
     def peak(self) -> Tensor:
         """Log-probability of the mode, (M,), nats."""
         if (made := self._known("peak")) is not None:
             return made
         if self._small:
+            if self.logits.numel() <= _CHUNK:
+                return _logs(self.logits.to(_wide(self.logits.dtype))).amax(-1)
             return _by_chunk(self.logits, lambda chunk, scratch: (_logs(chunk, scratch[0]).amax(-1),))[0]
         return -self._top_and_mass[1].log()
 
-    @cached_property
+    @once
     def logsumexp(self) -> Tensor:
         """Log of the normaliser of every row, (M,)."""
         if self._small:
@@ -164,7 +164,7 @@ class Marginals:
         top, mass = self._top_and_mass
         return top + mass.log()
 
-    @cached_property
+    @once
     def proper(self) -> bool:
         """Whether every row is a distribution: no nan, no +inf, not all -inf. One small copy to the host.
 
@@ -174,14 +174,14 @@ class Marginals:
         known = self.peak if known is None else known
         return isfinite(sum(known.tolist()) if known.is_cpu and known.shape[0] <= _FEW else float(known.sum()))
 
-    @cached_property
+    @once
     def mode(self) -> Tensor:
         """The most probable token, (M,) int64; the first of equals."""
         if (made := self._known("mode")) is not None:
             return made
         return _first_largest(self.logits)
 
-    @cached_property
+    @once
     def entropy(self) -> Tensor:
         """Entropy of every row, (M,), nats."""
         if (made := self._known("entropy")) is not None:
@@ -204,7 +204,7 @@ class Marginals:
         self.__dict__["_top_and_mass"] = tuple(known)  # the same numbers, found on the way
         return entropy
 
-    @cached_property
+    @once
     def margin(self) -> Tensor:
         """Probability of the mode less that of the runner-up, (M,)."""
         if (made := self._known("margin")) is not None:
@@ -231,37 +231,38 @@ class Marginals:
         if self._small:
             law = self.__dict__.get("_powers") if self.temperature == 1 else None
             law = _law(self.logits, self.temperature) if law is None else law
-            tokens, self.__dict__["_drawn"] = invert(law, uniform.clamp(max=BELOW_ONE))
+            tokens, self.__dict__["_drawn"] = invert(law, uniform)
             return tokens
 
         def reduce(chunk: Tensor, scratch: Scratch, level: Tensor) -> tuple[Tensor, ...]:
             return invert(_powers(chunk, chunk.amax(-1, keepdim=True), self.temperature, scratch), level)
 
-        tokens, self.__dict__["_drawn"] = _by_chunk(self.logits, reduce, uniform.clamp(max=BELOW_ONE), numbers=_CHUNK)
+        tokens, self.__dict__["_drawn"] = _by_chunk(self.logits, reduce, uniform, numbers=_CHUNK)
         return tokens
 
     def only(self, where: Tensor) -> "Marginals":
-        """Keep the positions `where` (B, N), a subset of those asked; what was already reduced is kept with them.
+        """Keep the positions `where` (B, N); what was already reduced is kept with them.
 
         Where these are all that were asked, nothing is copied.
+
+        Raises:
+            CanvasError: a position was not asked.
         """
-        return self._part(where, where[self.where].nonzero()[:, 0])
+        part = self.within(where)
+        if part is None:
+            raise CanvasError("a position to keep was not asked; expected a subset of `where`")
+        return part
 
-    def told(self, places: Tensor) -> "Marginals":
-        """Remember `places`, which the caller knows already."""
-        self.__dict__["places"] = places
-        return self
-
-    def within(self, where: Tensor, count: int) -> "Marginals | None":
-        """Keep the `count` positions of `where` (B, N), as `only`; None if one of them was not asked.
+    def within(self, where: Tensor) -> "Marginals | None":
+        """Keep the positions `where` (B, N), as `only`; None if one of them was not asked.
 
         Example:
             >>> m = Marginals(torch.tensor([[True, False]]), torch.zeros(1, 2))
-            >>> m.within(torch.tensor([[True, True]]), 2) is None
+            >>> m.within(torch.tensor([[True, True]])) is None
             True
         """
-        index = where[self.where].nonzero()[:, 0]
-        return self._part(where, index) if index.shape[0] == count else None
+        index = ranks(where, self.where)
+        return None if index is None else self._kept(where, index if len(index) < len(self.logits) else slice(None))
 
     def rows(self, keep: Tensor) -> "Marginals":
         """Keep some rows of the batch, as `Canvas.rows`, with what was already reduced.
@@ -275,11 +276,9 @@ class Marginals:
         where = self.where[keep]
         return self._kept(where, places[where])
 
-    def _part(self, where: Tensor, index: Tensor) -> "Marginals":
-        return self._kept(where, index if index.shape[0] < self.logits.shape[0] else slice(None))
-
     def _kept(self, where: Tensor, index: Tensor | slice) -> "Marginals":
-        kept = Marginals(where, self.logits[index], self.temperature, self.passes)
+        logits = self.logits if isinstance(index, slice) else self.logits.index_select(0, index)
+        kept = Marginals(where, logits, self.temperature, self.passes)
         kept.__dict__.update(_whole=self, _index=index)
         return kept
 
@@ -296,8 +295,7 @@ class Marginals:
 
     def spread(self, values: Tensor, *, fill: float | int = 0) -> Tensor:
         """Lay (M,) values out on the canvas: (B, N), `fill` elsewhere."""
-        out = torch.full(self.where.shape, fill, dtype=values.dtype, device=values.device)
-        return out.masked_scatter_(self.where, values)
+        return _blank(self.where.shape, fill, values.dtype, values.device).masked_scatter(self.where, values)
 
     def tempered(self, temperature: float) -> "Marginals":
         """Draw at `temperature` times the present one."""
@@ -321,34 +319,21 @@ class Weighted(Marginals):
     def __init__(self, where: Tensor, weights: Tensor) -> None:
         self.__dict__.update(where=where, weights=weights, temperature=1.0, passes=1)
 
-    @cached_property
+    @once
     def logits(self) -> Tensor:
         """Logarithms of the weights, (M, V)."""
         return self.weights.log()
 
     def draw(self, uniform: Tensor) -> Tensor:
         """Return the token at each quantile, (M,)."""
-        return invert(self.weights, uniform.clamp(max=BELOW_ONE))[0]
+        return invert(self.weights, uniform)[0]
 
 
-def without(where: Tensor, other: Tensor) -> Tensor:
-    """Return `where` and not `other`, both bool, in one pass.
-
-    Example:
-        >>> without(torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False]))
-        tensor([False,  True, False, False])
-    """
-    return where > other
-
-
-def inside(where: Tensor, other: Tensor) -> bool:
-    """Return whether `where` is True only where `other` is, both bool. One small copy to the host.
-
-    Example:
-        >>> inside(torch.tensor([True, False]), torch.tensor([True, True]))
-        True
-    """
-    return not bool(without(where, other).any())
+@lru_cache(maxsize=16)
+def _blank(shape: tuple[int, ...], fill: float | int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a tensor of one number; not to be written to."""
+    with torch.inference_mode(False):
+        return torch.full(shape, fill, dtype=dtype, device=device)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -360,10 +345,12 @@ def _law(logits: Tensor, temperature: float) -> Tensor:
     """Return the probabilities at a temperature."""
     if temperature == 1:
         return logits.softmax(-1, dtype=_wide(logits.dtype))
+    if temperature > _COLD:
+        return logits.to(_wide(logits.dtype)).mul(1 / temperature).softmax(-1)
     return logits.log_softmax(-1, dtype=_wide(logits.dtype)).mul_(1 / temperature).softmax(-1)
 
 
-def _logs(chunk: Tensor, out: Tensor | None) -> Tensor:
+def _logs(chunk: Tensor, out: Tensor | None = None) -> Tensor:
     """Return log-probabilities in one call: of a small vocabulary the calls cost more than the numbers."""
     return torch.log_softmax(chunk, -1, out=out)
 
@@ -393,7 +380,7 @@ def _first_largest(rows: Tensor) -> Tensor:
 def invert(weights: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first index at which the running share of `weights` (M, V) exceeds `level` (M,), and the weights' sum.
 
-    The inverse of the cumulative law.
+    The inverse of the cumulative law; a level in [0, 1] above `BELOW_ONE` is taken for it.
 
     Example:
         >>> invert(torch.tensor([[1.0, 0.0, 3.0]]), torch.tensor([0.25]))
@@ -401,12 +388,12 @@ def invert(weights: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     """
     if weights.shape[-1] <= _SINGLE_LEVEL:
         total = weights.cumsum(-1, dtype=torch.float64)
-        whole = total[:, -1]
+        level, whole = level.clamp(max=BELOW_ONE), total[:, -1]
         return _search(total, level * whole), whole
     stretch = _stretch(weights)
     total = _per_stretch(weights, stretch, Tensor.sum).cumsum(-1, dtype=torch.float64)
     whole = total[:, -1]
-    level = level * whole
+    level = level.clamp(max=BELOW_ONE) * whole
     tile = _search(total, level)[:, None]
     inside, beyond = _within(weights, stretch, tile)
     within = inside.masked_fill_(beyond, 0.0).cumsum(-1, dtype=torch.float64)
@@ -440,7 +427,7 @@ def _search(total: Tensor, level: Tensor) -> Tensor:
 
     Its weight is never 0, since there the sum does not grow.
     """
-    return torch.searchsorted(total, level[:, None], right=True)[:, 0]
+    return torch.searchsorted(total, level.unsqueeze(1), right=True).squeeze(1)
 
 
 def _powers(chunk: Tensor, top: Tensor, temperature: float, scratch: Scratch) -> Tensor:

@@ -7,9 +7,9 @@ can walk through every outcome of a small problem.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from hashlib import blake2b
-from itertools import pairwise, permutations, repeat
+from itertools import pairwise, permutations
 from math import comb, exp, log, pi
 from typing import Any, Final
 
@@ -20,6 +20,9 @@ from torch import Tensor
 
 from demask.canvas import Marginals
 from demask.errors import CanvasError
+from demask.few import fractions
+from demask.masks import listed, number, places
+from demask.once import once
 
 _GOLDEN: Final = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1: Final = 0xBF58476D1CE4E5B9 - (1 << 64)
@@ -79,9 +82,9 @@ class Keyed:
 
     def fork(self, *labels: str | int | Tensor | tuple[int, ...]) -> "Keyed":
         """Independent chance under the given labels."""
-        words, forks = set(map(type, labels)) == {str}, self.__dict__.setdefault("_forks", {})
-        if words and labels in forks:
-            return forks[labels]  # type: ignore[no-any-return]
+        known = self._forks.get(labels)
+        if known is not None:
+            return known
         path, tags = self.path, self.tags
         for label in labels:
             if isinstance(label, Tensor):
@@ -89,8 +92,10 @@ class Keyed:
             else:
                 path = _below(path, label)
         fork = Keyed(path, self.names, tags)
-        if words:
-            forks[labels] = fork
+        if tags is self.tags and self._are_few:
+            fork.__dict__["_called"] = self._called
+        if set(map(type, labels)) == {str}:
+            self._forks[labels] = fork
         return fork
 
     def rows(self, keep: Tensor) -> "Keyed":
@@ -120,11 +125,24 @@ class Keyed:
         """One path per row."""
         return self.path if isinstance(self.path, tuple) else (self.path,) * len(self.names)
 
-    @cached_property
+    @once
+    def _forks(self) -> dict[tuple[object, ...], "Keyed"]:
+        return {}
+
+    @property
+    def _are_few(self) -> bool:
+        return self.names.is_cpu and len(self.names) <= _FEW_ROWS
+
+    @once
+    def _called(self) -> list[tuple[int, ...]]:
+        """The tags and the name of each row on the host."""
+        return list(zip(*(column.tolist() for column in (*self.tags, self.names)), strict=True))
+
+    @once
     def _grids(self) -> dict[int, Tensor]:
         return {}
 
-    @cached_property
+    @once
     def _shared(self) -> Words:
         """64 bits that rows of equal tags have in common, (B,)."""
         shared: Words = _words(self.names.new_tensor(self.path).expand_as(self.names))
@@ -132,7 +150,7 @@ class Keyed:
             shared = _mix(shared ^ _mix(_words(tag) + _GOLDEN))
         return shared
 
-    @cached_property
+    @once
     def _seeds(self) -> Words:
         """64 bits of each row, (B,)."""
         if self._are_few:
@@ -141,35 +159,30 @@ class Keyed:
         seeds: Words = _mix(_mix(self._shared + _GOLDEN * (_words(self.names) + 1)))
         return seeds
 
-    @cached_property
+    @once
     def _few(self) -> list[int]:
         """The seeds as integers of Python: for few draws every call of an array's costs more than the arithmetic."""
-        pairs = zip(self._few_shared, self.names.tolist(), strict=True)
-        return [_mixed(_mixed(shared + _GOLDEN * (name + 1))) for shared, name in pairs]
+        return [_mixed(_mixed(shared + _GOLDEN * (name + 1))) for shared, name in self._few_shared]
 
-    @cached_property
-    def _few_shared(self) -> list[int]:
-        """What rows of equal tags have in common, likewise."""
-        words, tags = [], zip(*(tag.tolist() for tag in self.tags), strict=True) if self.tags else repeat(())
-        for word, labels in zip(self._paths, tags, strict=False):
-            for label in labels:
-                word = _mixed(word ^ _mixed(label + _GOLDEN))
-            words.append(word)
-        return words
+    @once
+    def _few_shared(self) -> list[tuple[int, int]]:
+        """What rows of equal tags have in common, and their names, likewise."""
+        out = []
+        for word, (*tags, name) in zip(self._paths, self._called, strict=True):
+            for tag in tags:
+                word = _mixed(word ^ _mixed(tag + _GOLDEN))
+            out.append((word, name))
+        return out
 
-    @property
-    def _are_few(self) -> bool:
-        return self.names.is_cpu and len(self.names) <= _FEW_ROWS
-
-    @cached_property
+    @once
     def _level(self) -> Tensor:
         if not self._are_few:
             return (_unit(_mix(self._shared)) + _radical_inverse(self.names)) % 1.0
-        pairs = zip(self._few_shared, self.names.tolist(), strict=True)
         levels = [
-            ((_mixed(word) >> 11) * 2.0**-53 + int(f"{name:032b}"[::-1], 2) * 2.0**-32) % 1.0 for word, name in pairs
+            ((_mixed(word) >> 11) * 2.0**-53 + int(f"{name:032b}"[::-1], 2) * 2.0**-32) % 1.0
+            for word, name in self._few_shared
         ]
-        return torch.tensor(levels, dtype=torch.float64)
+        return fractions(levels)
 
     def level(self, breaks: Tensor) -> Tensor:
         """Return a uniform number per row, rows stratified by the van der Corput sequence of their names."""
@@ -177,12 +190,12 @@ class Keyed:
 
     def categorical(self, marginals: Marginals) -> Tensor:
         """Return one token per asked position."""
-        places, width = marginals.places, marginals.where.shape[1]
-        if places.is_cpu and len(places) <= _FEW:
-            pairs = (divmod(place, width) for place in places.tolist())
+        where, width = marginals.where, marginals.where.shape[1]
+        if where.is_cpu and number(where) <= _FEW:
+            pairs = (divmod(place, width) for place in listed(where))
             words = [_mixed(self._few[row] + _GOLDEN * (position + 1)) for row, position in pairs]
-            return marginals.draw(torch.tensor([(word >> 11) * 2.0**-53 for word in words], dtype=torch.float64))
-        found = _words(places)
+            return marginals.draw(fractions([(word >> 11) * 2.0**-53 for word in words]))
+        found = _words(places(where))
         row, position = found // width, found % width
         return marginals.draw(_unit(_mix(self._seeds[row] + _GOLDEN * (position + 1))))
 

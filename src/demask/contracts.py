@@ -7,14 +7,15 @@ the canvas and asks the denoiser on demand.
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cached_property
 from typing import Any, Literal, Protocol, Self, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
 
-from demask.canvas import ABSENT, Canvas, Marginals, inside, without
+from demask.canvas import ABSENT, Canvas, Marginals
 from demask.errors import DenoiserError, OrderError
+from demask.masks import both, counts, inside, number, without
+from demask.once import once
 
 Over = Literal["masked", "row"]
 
@@ -234,16 +235,16 @@ class Step:
     origin: Chance
     _memory: _Memory = field(default_factory=_Memory, repr=False)
 
-    @cached_property
+    @once
     def open(self) -> Tensor:
         """Positions of the region that are still masked, (B, N) bool."""
-        return self.region & self.canvas.masked
+        return both(self.region, self.canvas.masked)
 
-    @cached_property
+    @once
     def progress(self) -> tuple[list[int], list[int]]:
         """How many positions of the region each row has unmasked, and how many it has in all; on the host."""
         if self.open.is_cpu:  # where a copy to the host costs nothing, stacking costs more than counting
-            totals, left = self.region.sum(1).tolist(), self.open.sum(1).tolist()
+            totals, left = counts(self.region), counts(self.open)
         else:
             totals, left = torch.stack((self.region, self.open)).sum(2).tolist()
         return [total - rest for total, rest in zip(totals, left, strict=True)], totals
@@ -258,7 +259,7 @@ class Step:
             self._blocks[size, over] = self._block(size, over)
         return self._blocks[size, over]
 
-    @cached_property
+    @once
     def _blocks(self) -> dict[tuple[int, Over], "Step"]:
         return {}
 
@@ -278,10 +279,9 @@ class Step:
         memory = self._memory
         if memory.tokens is not None and memory.drawn is not None and inside(where, memory.drawn):
             return memory.tokens
-        places = where.flatten().nonzero()[:, 0]
-        if not len(places):
+        if not number(where):
             return self.canvas.tokens
-        marginals = self._answer(where, len(places)).told(places)
+        marginals = self._answer(where)
         drawn = self.chance.fork("draft").categorical(marginals)
         if not marginals.proper:
             raise DenoiserError(_not_a_law(marginals))
@@ -306,10 +306,10 @@ class Step:
         self._memory.after, self._memory.written = canvas, written
         return Info(self, kept, canvas)
 
-    def _answer(self, where: Tensor, count: int | None = None) -> Marginals:
-        """Return the laws of the positions `where`, of which there are `count`: a part of what is known, or a new answer."""
+    def _answer(self, where: Tensor) -> Marginals:
+        """Return the laws of the positions `where`: a part of what is known, or a new answer."""
         if (known := self._memory.marginals) is not None:
-            part = known.within(where, int(where.sum()) if count is None else count)
+            part = known.within(where)
             if part is not None:
                 return part
         answer = self.denoiser(self.canvas, where)

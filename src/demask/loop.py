@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cached_property
 from typing import Any, Final, Generic, TypeVar
 
 import torch
@@ -14,6 +13,9 @@ from demask.canvas import Canvas, Marginals
 from demask.chance import Keyed
 from demask.contracts import Chance, Collector, Denoiser, Info, Later, Law, Sampler, noised, ranked, vocabulary
 from demask.errors import CanvasError
+from demask.few import few
+from demask.masks import counts
+from demask.once import once
 from demask.rows import join, kind, narrow, select
 
 S = TypeVar("S")
@@ -230,7 +232,7 @@ class Course(Generic[S]):
         after, done = tuple(turn + 1 for turn in turns), self.sampler.done(state)
         return Course(self.sampler, state, canvas, self.chance, after, when, meter.nfe, count, done), info
 
-    @cached_property
+    @once
     def over(self) -> list[bool]:
         """What `done` says, on the host."""
         over: list[bool] = self.done.tolist()
@@ -284,40 +286,47 @@ class _Metered:
     nfe: Tensor
 
     def __call__(self, canvas: Canvas, where: Tensor) -> Marginals:
-        asked = where.any(1)
-        whole = False not in asked.tolist()
-        answer = self.inner(canvas, where) if whole else self.inner(canvas.rows(asked), where[asked])
-        self._count(asked, answer.passes, whole)
-        return answer if whole else replace(answer, where=where)
+        asked = self._part(where)
+        if asked is None:
+            answer = self.inner(canvas, where)
+            self._count(where, answer.passes)
+            return answer
+        answer = self.inner(canvas.rows(asked), where[asked])
+        self._count(asked, answer.passes)
+        return replace(answer, where=where)
 
     def along(self, canvas: Canvas, where: Tensor, ranks: Tensor) -> Marginals:
-        inner, asked = ranked(self.inner), where.any(1)
-        whole = False not in asked.tolist()
-        self._count(asked, 1, whole)
-        if whole:
+        inner, asked = ranked(self.inner), self._part(where)
+        self._count(where if asked is None else asked, 1)
+        if asked is None:
             return inner.along(canvas, where, ranks)
         answer = inner.along(canvas.rows(asked), where[asked], ranks[asked])
         return Marginals(where, answer.logits, answer.temperature)
 
     def noised(self, canvas: Canvas, where: Tensor, level: Tensor) -> Marginals:
-        inner, asked = noised(self.inner), where.any(1)
-        whole = False not in asked.tolist()
-        rows = (canvas, where, level) if whole else (canvas.rows(asked), where[asked], level[asked])
+        inner, asked = noised(self.inner), self._part(where)
+        rows = (canvas, where, level) if asked is None else (canvas.rows(asked), where[asked], level[asked])
         answer = inner.noised(*rows)
-        self._count(asked, answer.passes, whole)
-        return answer if whole else replace(answer, where=where)
+        self._count(where if asked is None else asked, answer.passes)
+        return answer if asked is None else replace(answer, where=where)
 
     @property
     def vocabulary(self) -> int:
         return vocabulary(self.inner)
 
-    def _count(self, asked: Tensor, passes: int, whole: bool) -> None:
-        rows = self.nfe.shape[0]
-        if whole and asked.shape[0] == rows:
-            self.nfe = self.nfe + passes
-            return
-        several = asked.view(rows, -1).sum(1) if asked.shape[0] > rows else asked
-        self.nfe = self.nfe + (several if passes == 1 else several * passes)
+    @staticmethod
+    def _part(where: Tensor) -> Tensor | None:
+        """Return the rows of which something is asked, (B,) bool, or None: all."""
+        if few(where) and 0 not in counts(where):
+            return None
+        asked = where.any(1)
+        return asked if False in asked.tolist() else None
+
+    def _count(self, asked: Tensor, passes: int) -> None:
+        """Count so many passes of all rows of a mask (B, N), or of those asked, (B,) bool."""
+        rows, several = self.nfe.shape[0], asked.shape[0] // max(1, self.nfe.shape[0])
+        made = several if asked.ndim > 1 else asked.view(rows, -1).sum(1) if several > 1 else asked
+        self.nfe = self.nfe + (made if passes == 1 else made * passes)
 
 
 def _approximate(denoiser: object) -> bool:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from demask.canvas import Canvas, Marginals, without
+from demask.canvas import Canvas, Marginals
 from demask.contracts import Law
 from demask.errors import DenoiserError
+from demask.masks import without
 
 Kind = Literal["prefix", "dual", "blocks"]
 _ABSENT: Final = -1  # the id of a position that the row does not have

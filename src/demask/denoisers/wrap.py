@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from demask.canvas import ABSENT, Canvas, Marginals, without
+from demask.canvas import ABSENT, Canvas, Marginals
 from demask.contracts import Denoiser, noised, ranked, vocabulary
 from demask.errors import DenoiserError
+from demask.masks import without
 
 
 class Changed(ABC):

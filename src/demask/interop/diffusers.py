@@ -8,10 +8,11 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals, without
+from demask.canvas import Canvas, Marginals
 from demask.chance import Keyed
 from demask.errors import GenerateError
 from demask.generate.recipe import Recipe, in_steps
+from demask.masks import without
 from demask.orders import LeftToRight
 from demask.samplers import Parallel
 from demask.samplers.parallel import State

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from demask.canvas import without
 from demask.contracts import Law, Step
 from demask.errors import OrderError
+from demask.masks import without
 from demask.orders.divergence import divergence
 from demask.orders.rules import Rule
 

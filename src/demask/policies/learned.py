@@ -10,6 +10,7 @@ from torch import Tensor
 from demask.canvas import Canvas
 from demask.contracts import Chance, Denoiser, Info, Law, Over, Step, check_blocks
 from demask.errors import OrderError
+from demask.masks import empty
 from demask.policies.choice import Bernoulli, Choice, PlackettLuce
 from demask.policies.folder import Policy, read
 from demask.policies.network import Features
@@ -133,7 +134,7 @@ class Learned:
 
     def done(self, state: Counted) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
-        return ~state.canvas.masked.any(1)
+        return empty(state.canvas.masked)
 
     def __repr__(self) -> str:
         policy = self.policy if isinstance(self.policy, Policy) else str(self.policy)

@@ -9,6 +9,7 @@ from torch import Tensor
 from demask.canvas import ABSENT, Canvas, Marginals, by_group
 from demask.contracts import Chance, Denoiser, Info, Law, Ranked, Step
 from demask.errors import DenoiserError, OrderError
+from demask.masks import empty
 from demask.samplers.parallel import State
 from demask.samplers.speculative import tempered
 
@@ -138,7 +139,7 @@ class Adaptive:
 
     def done(self, state: State) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
-        return ~state.canvas.masked.any(1)
+        return empty(state.canvas.masked)
 
     def __repr__(self) -> str:
         ahead = "" if self.ahead is None else f", {self.ahead}"

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from demask.canvas import Canvas, Marginals
 from demask.contracts import Chance, Denoiser, Info, Law
 from demask.errors import OrderError
+from demask.masks import empty
 from demask.samplers.parallel import Parallel, Passing, State
 
 
@@ -128,7 +129,7 @@ class Credited:
 
     def done(self, state: Believed) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
-        return ~state.canvas.masked.any(1)
+        return empty(state.canvas.masked)
 
     def __repr__(self) -> str:
         named = [f"{name}={getattr(self, name)!r}" for name, value in _USUAL.items() if getattr(self, name) != value]

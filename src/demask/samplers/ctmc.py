@@ -11,6 +11,7 @@ from torch import Tensor
 from demask.canvas import Canvas, Marginals, Weighted, by_group
 from demask.contracts import Chance, Denoiser, Info, Law, Noised, Step, noised
 from demask.errors import PlanError
+from demask.masks import empty, places
 from demask.samplers.grids import ExponentialThenConstant, Grid
 from demask.samplers.jumps import Jumping, summed
 from demask.samplers.speculative import tempered
@@ -104,7 +105,7 @@ class Absorbing:
 
     def done(self, state: Leapt) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
-        return ~state.canvas.masked.any(1)
+        return empty(state.canvas.masked)
 
 
 @dataclass(frozen=True)
@@ -194,11 +195,10 @@ class UniformState:
                 return _rates(posterior, tokens, level, after)
             return self.transition(posterior, tokens, level, after)
 
-        places = start.flatten().nonzero()[:, 0]
-        before = canvas.tokens.flatten()[places]
+        before = canvas.tokens.flatten()[places(start)]
         found = by_group(leap, answer.logits, before)
         law = Jumping(start, found, before) if self.rule == "modulo" else Weighted(start, found)
-        tokens = canvas.tokens.masked_scatter(start, chance.fork("leap").categorical(law.told(places)))
+        tokens = canvas.tokens.masked_scatter(start, chance.fork("leap").categorical(law))
         changed = start if state.turn == 0 else tokens != canvas.tokens
         canvas = Canvas(tokens, canvas.masked)
         return replace(state, canvas=canvas, turn=state.turn + 1), step.changed(changed, canvas)
@@ -249,7 +249,7 @@ class _Any(Marginals):
     @cached_property
     def logits(self) -> Tensor:
         """Zeros, (M, V)."""
-        return torch.zeros(len(self.places), self.size, device=self.where.device)
+        return torch.zeros(len(places(self.where)), self.size, device=self.where.device)
 
     def draw(self, uniform: Tensor) -> Tensor:
         """Return the token at each quantile, (M,)."""

@@ -7,9 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, without
+from demask.canvas import Canvas
 from demask.contracts import Chance, Denoiser, Info, Law, Over, blocks, check_blocks
 from demask.errors import OrderError
+from demask.masks import without
 from demask.samplers.parallel import Asked, Parallel, State
 
 

@@ -1,13 +1,17 @@
 """Stop at the end-of-text token without paying for what follows."""
 
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from demask.canvas import Canvas, without
+from demask.canvas import Canvas
 from demask.contracts import Chance, Denoiser, Info, Law, Sampler
 from demask.errors import OrderError
+from demask.few import few
+from demask.masks import listed, marks, without
 from demask.samplers.particles import refuse_several
 
 
@@ -64,16 +68,41 @@ class Ended:
     def step(self, state: Any, denoiser: Denoiser, chance: Chance) -> tuple[Any, Info]:
         """Return the state after one step of the inner sampler and the end that it may have drawn."""
         state, info = self.inner.step(state, denoiser, chance)
-        canvas, known = info.canvas, info.written
-        if known is not None and known.is_cpu and self.end not in known.tolist():
+        behind = self._behind(state.start, info)
+        if behind is None:
             return state, info
-        new = info.kept if info.alone else without(state.start, canvas.masked)
-        ended = new & (canvas.tokens == self.end)
-        if ended.is_cpu and not bool(ended.any()):  # on a host a look costs less than what it saves
-            return state, info
-        behind = state.start & (ended.cumsum(1) > 0)
+        canvas = info.canvas
         canvas = Canvas(canvas.tokens.masked_fill(behind, self.end), without(canvas.masked, behind))
         return replace(state, canvas=canvas), replace(info, canvas=canvas)
+
+    def _behind(self, start: Tensor, info: Info) -> Tensor | None:
+        """Return the positions behind a new end token that `start` has, (B, N) bool; None if nothing is to be done."""
+        canvas, known = info.canvas, info.written
+        if known is not None and known.is_cpu:  # on a host a look costs less than what it saves
+            drawn = known.tolist()
+            if self.end not in drawn:
+                return None
+            if few(start):
+                found = self._open(listed(start), canvas, zip(listed(info.kept), drawn, strict=True))
+                return marks(canvas.shape, found) if found else None
+        new = info.kept if info.alone else without(start, canvas.masked)
+        ended = new & (canvas.tokens == self.end)
+        if ended.is_cpu and not bool(ended.any()):
+            return None
+        return start & (ended.cumsum(1) > 0)
+
+    def _open(self, start: list[int], canvas: Canvas, written: Iterable[tuple[int, int]]) -> list[int]:
+        """Return the places behind a new end token at which no end token stands: in orders that end first, there is none."""
+        tokens, masked, width, found = canvas.tokens.tolist(), canvas.masked.tolist(), canvas.shape[1], []
+        first: dict[int, int] = {}
+        for place, token in written:
+            if token == self.end:
+                first.setdefault(place // width, place)
+        for row, place in first.items():
+            shown, hidden, begin = tokens[row], masked[row], row * width
+            behind = start[bisect_right(start, place) : bisect_left(start, begin + width)]
+            found += [spot for spot in behind if shown[spot - begin] != self.end or hidden[spot - begin]]
+        return found
 
     def done(self, state: Any) -> Tensor:
         """Return the rows in which nothing is masked, (B,) bool."""

@@ -1,13 +1,19 @@
 """The workhorse: a schedule says how many, an order which, a verifier what is kept."""
 
 from dataclasses import dataclass, field
+from math import inf
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals, inside
+from demask.canvas import Canvas, Marginals
 from demask.contracts import Chance, Denoiser, Info, Law, Order, Schedule, Step, Verifier, ranked
+from demask.few import few
+from demask.masks import empty, inside, marks
 from demask.verifiers import AcceptAll
+
+_ONE_BY_ONE: Final = 8  # the most positions of a row that are not worth sorting it
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +72,7 @@ class Parallel:
 
     def done(self, state: State) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
-        return ~state.canvas.masked.any(1)
+        return empty(state.canvas.masked)
 
     def __repr__(self) -> str:
         verifier = "" if self.verifier == AcceptAll() else f", {self.verifier!r}"
@@ -111,10 +117,16 @@ class Asked(Passing):
 def largest(scores: Tensor, count: Tensor) -> Tensor:
     """Return the `count` (B,) positions of largest score (B, N) per row, never one of -inf; equals from the left.
 
+    What is no number counts as largest, so that it is drawn from, and found out, at once.
+
     Example:
         >>> largest(torch.tensor([[0.5, 0.9, -torch.inf]]), torch.tensor([2]))
         tensor([[ True,  True, False]])
     """
+    if few(scores):
+        width = scores.shape[1]
+        rows = enumerate(zip(scores.tolist(), count.tolist(), strict=True))
+        return marks((len(scores), width), [row * width + place for row, line in rows for place in _largest(*line)])
     none, sizes = torch.zeros_like(scores, dtype=torch.bool), set(count.tolist()) if count.is_cpu else set()
     if sizes == {1}:  # one token at a time
         best, index = scores.max(1, keepdim=True)
@@ -122,6 +134,21 @@ def largest(scores: Tensor, count: Tensor) -> Tensor:
         best, index = scores.sort(dim=1, descending=True, stable=True)
     if len(sizes) == 1:
         size = sizes.pop()
-        return none.scatter_(1, index[:, :size], best[:, :size] > -torch.inf)
+        return none.scatter_(1, index[:, :size], best[:, :size] != -inf)
     ranks = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
-    return none.scatter_(1, index, ranks & (best > -torch.inf))
+    return none.scatter_(1, index, ranks & (best != -inf))
+
+
+def _largest(values: list[float], size: int) -> list[int]:
+    """Return the places of the so many largest of a row."""
+    total = sum(values)
+    if total != total:
+        values = [inf if value != value else value for value in values]
+    if size > _ONE_BY_ONE:
+        ranked = sorted(range(len(values)), key=values.__getitem__, reverse=True)
+        return [place for place in ranked[:size] if values[place] != -inf]
+    found: list[int] = []
+    while len(found) < size and (best := max(values)) != -inf:
+        found.append(values.index(best))
+        values[found[-1]] = -inf
+    return found

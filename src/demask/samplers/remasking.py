@@ -10,6 +10,7 @@ from torch import Tensor
 from demask.canvas import Canvas
 from demask.contracts import Chance, Denoiser, Info, Law, Step
 from demask.errors import PlanError
+from demask.masks import empty
 
 
 class Strategy(ABC):
@@ -221,7 +222,7 @@ class Remasking:
     def done(self, state: Remasked) -> Tensor:
         """Return the rows that have had all steps, or never had anything masked, (B,) bool."""
         over = ~state.start.any(1)
-        return over | ~state.canvas.masked.any(1) if state.turn >= self.steps else over
+        return over | empty(state.canvas.masked) if state.turn >= self.steps else over
 
 
 def _most(before: float, after: float) -> float:

@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals, without
+from demask.canvas import Canvas, Marginals
 from demask.contracts import Chance, Denoiser, Info, Law, Step, noised
 from demask.errors import OrderError, PlanError
+from demask.masks import without
 from demask.samplers.ctmc import Through, noise
 
 

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals, without
+from demask.canvas import Canvas, Marginals
 from demask.contracts import Chance, Denoiser, Info, Law, Sampler, Step
 from demask.errors import ParticleError
+from demask.masks import without
 from demask.rows import select
 from demask.samplers.editing import Editing
 from demask.samplers.parallel import Asked

@@ -6,9 +6,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from demask.canvas import ABSENT, Canvas, Marginals, Weighted, without
+from demask.canvas import ABSENT, Canvas, Marginals, Weighted
 from demask.contracts import Chance, Denoiser, Info, Law, Order, Ranked, Step, ranked
 from demask.errors import OrderError
+from demask.masks import empty, without
 from demask.orders.scores import LeftToRight
 from demask.samplers.parallel import largest
 
@@ -120,7 +121,7 @@ class Speculative:
 
     def done(self, state: Ordered) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
-        return ~state.canvas.masked.any(1)
+        return empty(state.canvas.masked)
 
     def __repr__(self) -> str:
         draft = "" if self.draft == "network" else f", draft={self.draft!r}"
@@ -195,7 +196,7 @@ def _from_context(
     index = torch.arange(max(shown.shape), device=shown.device)
     turns = torch.empty_like(places).scatter_(1, places, index[: shown.shape[1]].expand_as(places))
     turns = turns.masked_fill_(~chosen, -1)  # (B, N) when each is drafted
-    before, inner, flat = (places - 1).clamp_(min=0), places > 0, places + index[: len(shown), None] * shown.shape[1]
+    before, inner = (places - 1).clamp_(min=0), places > 0
     sizes, chance = chosen.sum(1).tolist(), chance.fork("context")
     tokens, known, laws = canvas.tokens, visible, []
     for turn in range(max([1, *sizes])):  # a first law also where nothing is left to draft
@@ -206,8 +207,7 @@ def _from_context(
         laws.append((found + alone) / (found.sum(1, keepdim=True) + 1))
         here = turns == turn  # one per unfinished row
         some = here.any(1) if min(sizes, default=0) <= turn else slice(None)
-        law = Weighted(here, laws[-1][some]).told(flat[some, turn])
-        tokens = tokens.masked_scatter(here, chance.categorical(law))
+        tokens = tokens.masked_scatter(here, chance.categorical(Weighted(here, laws[-1][some])))
         known = known | here
     row = chosen.nonzero()[:, 0]
     return tokens, torch.stack(laws)[turns[chosen], row]

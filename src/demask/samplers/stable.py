@@ -8,6 +8,7 @@ from torch import Tensor
 from demask.canvas import Canvas, Marginals, by_group
 from demask.contracts import Chance, Denoiser, Info, Law
 from demask.errors import OrderError
+from demask.masks import empty
 from demask.orders.divergence import divergence
 from demask.orders.stability import Settled
 from demask.samplers.parallel import Asked, Parallel, State
@@ -99,4 +100,4 @@ class Stable:
 
     def done(self, state: Watched) -> Tensor:
         """Return the rows with nothing masked, (B,) bool."""
-        return ~state.canvas.masked.any(1)
+        return empty(state.canvas.masked)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, without
+from demask.canvas import Canvas
 from demask.contracts import Chance, Denoiser, Info, Law, Sampler
+from demask.masks import without
 from demask.samplers.ended import check_keeps
 from demask.samplers.particles import refuse_several
 

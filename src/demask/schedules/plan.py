@@ -21,6 +21,7 @@ from demask.chance import Keyed
 from demask.contracts import Chance, Over, Schedule, Step, check_blocks
 from demask.curve import Curve
 from demask.errors import PlanError
+from demask.few import integers
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -393,7 +394,7 @@ def _count(step: Step, plan: Callable[[int], Sizes]) -> Tensor:
         begins = [done[row] for row in rows]
         for row, begin, end in zip(rows, begins, plan(length).boundary(begins, some), strict=True):
             out[row] = end - begin
-    return torch.tensor(out, dtype=torch.int64, device=step.canvas.device)
+    return integers(out, step.canvas.device)
 
 
 @lru_cache(maxsize=4096)
