@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from demask import canvas as module
 from demask.canvas import Canvas, Marginals, by_group
+from demask.inverse import BELOW_ONE
 
 
 def marginals(logits, temperature=1.0):
@@ -201,3 +202,46 @@ def test_the_mode_of_a_large_vocabulary_is_the_first_of_equals(width):
     for logits in (rows, rows.round(), rows.bfloat16(), last, half, empty):
         where = torch.ones(1, 8, dtype=torch.bool)
         assert torch.equal(Marginals(where, logits).mode, logits.argmax(-1))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_large_row_answers_alike_in_every_batch(threads):
+    """Groups of rows differ with their number; a row of a large vocabulary does not notice, to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        logits = 3 * torch.randn(5, 100_001, generator=torch.Generator().manual_seed(0))
+        logits[:, 7] = -torch.inf
+        level = torch.tensor([0.0, 0.2, 0.5, 0.9, BELOW_ONE], dtype=torch.float64)
+        whole = marginals(logits)
+        for row in range(5):
+            alone = marginals(logits[row : row + 1])
+            assert torch.equal(alone.entropy[0], whole.entropy[row])
+            assert torch.equal(alone.peak[0], whole.peak[row])
+        drawn = marginals(logits).draw(level)
+        for row in range(5):
+            assert torch.equal(marginals(logits[row : row + 1]).draw(level[row : row + 1])[0], drawn[row])
+        assert (whole.entropy - reference(logits)["entropy"]).abs().max() < 2e-5
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_a_draw_finds_on_the_way_is_what_would_have_been_computed():
+    """The largest logit and the normaliser of a draw at temperature 1, and the largest logit of a mode."""
+    logits = 3 * torch.randn(4, 5_000, generator=torch.Generator().manual_seed(1))
+    fresh, drawn, moded = marginals(logits), marginals(logits), marginals(logits)
+    drawn.draw(torch.full((4,), 0.3, dtype=torch.float64))
+    assert torch.equal(moded.mode, logits.argmax(1))
+    for other in (drawn, moded):
+        assert torch.allclose(other.peak, fresh.peak, rtol=1e-6, atol=1e-6)
+        assert torch.allclose(other.logsumexp, fresh.logsumexp, rtol=1e-6)
+    tempered = marginals(logits).tempered(0.5)
+    tempered.draw(torch.full((4,), 0.3, dtype=torch.float64))
+    assert torch.equal(tempered.peak, fresh.peak)
+
+
+def test_all_that_was_asked_is_the_same_answer():
+    """Keeping all positions copies nothing and computes nothing twice."""
+    m = marginals(torch.randn(2, 5))
+    assert m.only(m.where.clone()) is m
+    assert m.only(m.where) is m

@@ -14,17 +14,15 @@ import torch
 from torch import Tensor
 
 from demask.errors import CanvasError
+from demask.inverse import SINGLE_LEVEL, invert, invert_stretches, stretches
 from demask.masks import ranks, without
 from demask.once import once
 
 ABSENT: Final = -1  # the token of a visible position that does not exist
 _CHUNK: Final = 1 << 20  # numbers handled at once on a CPU, so that temporaries stay in the cache
-_NEAR: Final = 1 << 18  # the same where two buffers are read again at once
 _COLD: Final = 1e-3  # a temperature below which logits, divided by it, may be too large for a number
 _FEW: Final = 32  # numbers that Python adds sooner than a tensor
-BELOW_ONE: Final = 1 - 2.0**-52  # a float64 times this is less than it was, whatever the rounding
 Scratch = tuple[Tensor, Tensor] | tuple[None, None]
-_SINGLE_LEVEL: Final = 2048  # below this vocabulary one cumulative sum finds a token
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ class Marginals:
 
     @property
     def _small(self) -> bool:
-        return self.logits.shape[-1] <= _SINGLE_LEVEL
+        return self.logits.shape[-1] <= SINGLE_LEVEL
 
     @once
     def _top_and_mass(self) -> tuple[Tensor, ...]:
@@ -139,11 +137,12 @@ class Marginals:
         if self._whole is not None and "_top_and_mass" in self._whole.__dict__:
             return tuple(part[self._index] for part in self._whole._top_and_mass)
 
-        def reduce(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
-            top = chunk.amax(-1, keepdim=True)
-            return top[:, 0], _powers(chunk, top, 1.0, scratch).sum(-1)
+        def reduce(chunk: Tensor, scratch: Scratch, *mode: Tensor) -> tuple[Tensor, ...]:
+            top = chunk.gather(-1, mode[0][:, None]) if mode else chunk.amax(-1, keepdim=True)
+            return top, _sums(_powers(chunk, top, 1.0, scratch))
 
-        return _by_chunk(self.logits, reduce)
+        top, mass = _by_chunk(self.logits, reduce, *([self.mode] if "mode" in self.__dict__ else []))
+        return top[:, 0], mass
 
     @once
     def peak(self) -> Tensor:
@@ -196,13 +195,13 @@ class Marginals:
             top = chunk.amax(-1, keepdim=True)
             below = torch.sub(chunk, top, out=scratch[0])
             powers = torch.exp(below, out=scratch[1])
-            mass = powers.sum(-1)
-            expected = powers.mul_(below.clamp_(min=_floor(below.dtype))).sum(-1) / mass
-            return top[:, 0], mass, mass.log() - expected
+            return top, _sums(powers), _products(powers, below, alone)
 
-        *known, entropy = _by_chunk(self.logits, reduce)
-        self.__dict__["_top_and_mass"] = tuple(known)  # the same numbers, found on the way
-        return entropy
+        alone = self.logits.is_cpu and _near() < 2 * self.vocabulary  # whether each row is a group, in every batch
+
+        top, mass, products = _by_chunk(self.logits, reduce)
+        self.__dict__["_top_and_mass"] = top[:, 0], mass  # the same numbers, found on the way
+        return mass.log() - products / mass
 
     @once
     def margin(self) -> Tensor:
@@ -234,10 +233,19 @@ class Marginals:
             tokens, self.__dict__["_drawn"] = invert(law, uniform)
             return tokens
 
-        def reduce(chunk: Tensor, scratch: Scratch, level: Tensor) -> tuple[Tensor, ...]:
-            return invert(_powers(chunk, chunk.amax(-1, keepdim=True), self.temperature, scratch), level)
+        def reduce(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
+            top = chunk.amax(-1, keepdim=True)
+            return top, stretches(_powers(chunk, top, self.temperature, scratch))
 
-        tokens, self.__dict__["_drawn"] = _by_chunk(self.logits, reduce, uniform, numbers=_CHUNK)
+        def read(places: Tensor) -> Tensor:
+            logits = self.logits.gather(1, places).to(top.dtype)
+            return _powers(logits, top, self.temperature, (None, None))
+
+        top, sums = _by_chunk(self.logits, reduce)
+        tokens, mass = invert_stretches(sums, uniform, self.vocabulary, read)
+        self.__dict__["_drawn"] = mass
+        if self.temperature == 1:
+            self.__dict__["_top_and_mass"] = top[:, 0], mass.to(top.dtype)  # the same numbers
         return tokens
 
     def only(self, where: Tensor) -> "Marginals":
@@ -254,7 +262,7 @@ class Marginals:
         return part
 
     def within(self, where: Tensor) -> "Marginals | None":
-        """Keep the positions `where` (B, N), as `only`; None if one of them was not asked.
+        """Keep the positions `where` (B, N), as `only`; None if one of them was not asked, the same answer if all are kept.
 
         Example:
             >>> m = Marginals(torch.tensor([[True, False]]), torch.zeros(1, 2))
@@ -262,7 +270,9 @@ class Marginals:
             True
         """
         index = ranks(where, self.where)
-        return None if index is None else self._kept(where, index if len(index) < len(self.logits) else slice(None))
+        if index is None:
+            return None
+        return self._kept(where, index) if len(index) < len(self.logits) else self
 
     def rows(self, keep: Tensor) -> "Marginals":
         """Keep some rows of the batch, as `Canvas.rows`, with what was already reduced.
@@ -276,14 +286,13 @@ class Marginals:
         where = self.where[keep]
         return self._kept(where, places[where])
 
-    def _kept(self, where: Tensor, index: Tensor | slice) -> "Marginals":
-        logits = self.logits if isinstance(index, slice) else self.logits.index_select(0, index)
-        kept = Marginals(where, logits, self.temperature, self.passes)
+    def _kept(self, where: Tensor, index: Tensor) -> "Marginals":
+        kept = Marginals(where, self.logits.index_select(0, index), self.temperature, self.passes)
         kept.__dict__.update(_whole=self, _index=index)
         return kept
 
     _whole: ClassVar["Marginals | None"] = None  # an instance may have the answer of which it keeps some rows,
-    _index: ClassVar[Tensor | slice]  # and which ones: what is known there is not computed again
+    _index: ClassVar[Tensor]  # and which ones: what is known there is not computed again
 
     def _known(self, name: str) -> Tensor | None:
         """Return what a reduction of the whole answer gave for these rows, if it was made."""
@@ -362,6 +371,25 @@ def _entropy(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, Tensor]:
     return torch.linalg.vecdot(powers, logs.clamp_(min=_floor(logs.dtype))).neg_(), powers
 
 
+def _near() -> int:
+    """Return how many numbers are handled at once where two buffers are read again.
+
+    A row of a large vocabulary; several threads need more, or they spend it on meeting at its end.
+    """
+    return 1 << (17 if torch.get_num_threads() == 1 else 18)
+
+
+def _sums(rows: Tensor) -> Tensor:
+    """Return the sum of each row, rounded alike in every batch: torch would split a single row among its threads."""
+    return rows.sum(-1) if len(rows) > 1 else rows.expand(2, -1).sum(-1)[:1]
+
+
+def _products(powers: Tensor, below: Tensor, alone: bool) -> Tensor:
+    """Return the sum of each row's products, 0 for 0 times -inf; both may be written to. A row alone has its own call."""
+    below.clamp_(min=_floor(below.dtype))
+    return torch.dot(powers[0], below[0])[None] if alone else _sums(powers.mul_(below))
+
+
 def _floor(dtype: torch.dtype) -> float:
     """Return a number below which powers are 0; 0 times -inf would be nan."""
     return -800.0 if dtype == torch.float64 else -120.0
@@ -375,59 +403,6 @@ def _first_largest(rows: Tensor) -> Tensor:
     if not rows.is_cpu:
         return rows.argmax(-1)
     return _by_chunk(rows, lambda chunk, scratch: (torch.from_numpy(chunk.detach().numpy().argmax(-1)),))[0]
-
-
-def invert(weights: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first index at which the running share of `weights` (M, V) exceeds `level` (M,), and the weights' sum.
-
-    The inverse of the cumulative law; a level in [0, 1] above `BELOW_ONE` is taken for it.
-
-    Example:
-        >>> invert(torch.tensor([[1.0, 0.0, 3.0]]), torch.tensor([0.25]))
-        (tensor([2]), tensor([4.], dtype=torch.float64))
-    """
-    if weights.shape[-1] <= _SINGLE_LEVEL:
-        total = weights.cumsum(-1, dtype=torch.float64)
-        level, whole = level.clamp(max=BELOW_ONE), total[:, -1]
-        return _search(total, level * whole), whole
-    stretch = _stretch(weights)
-    total = _per_stretch(weights, stretch, Tensor.sum).cumsum(-1, dtype=torch.float64)
-    whole = total[:, -1]
-    level = level.clamp(max=BELOW_ONE) * whole
-    tile = _search(total, level)[:, None]
-    inside, beyond = _within(weights, stretch, tile)
-    within = inside.masked_fill_(beyond, 0.0).cumsum(-1, dtype=torch.float64)
-    left = level - torch.where(tile > 0, total.gather(1, (tile - 1).clamp_(min=0)), 0.0)[:, 0]
-    left = torch.minimum(left, within[:, -1] * BELOW_ONE)  # the stretch's own sum may be rounded to less
-    return tile[:, 0] * stretch + _search(within, left), whole
-
-
-def _stretch(rows: Tensor) -> int:
-    """Return how many numbers a search of two levels takes at once: about sqrt(V)."""
-    return 1 << (rows.shape[-1].bit_length() // 2)
-
-
-def _per_stretch(rows: Tensor, stretch: int, reduce: Callable[..., Tensor]) -> Tensor:
-    """Reduce every stretch of the rows (M, V), the last one possibly shorter; nothing is copied."""
-    whole = rows.shape[-1] - rows.shape[-1] % stretch
-    found = reduce(rows[:, :whole].view(len(rows), -1, stretch), dim=-1)
-    if whole == rows.shape[-1]:
-        return found
-    return torch.cat((found, reduce(rows[:, whole:], dim=-1, keepdim=True)), 1)
-
-
-def _within(rows: Tensor, stretch: int, tile: Tensor) -> tuple[Tensor, Tensor]:
-    """Return one stretch of each row, by its number (M, 1), and which of its places are beyond the row's end."""
-    places = tile * stretch + torch.arange(stretch, device=rows.device)
-    return rows.gather(1, places.clamp(max=rows.shape[-1] - 1)), places >= rows.shape[-1]
-
-
-def _search(total: Tensor, level: Tensor) -> Tensor:
-    """Return the first index whose running sum exceeds `level` (M,), which is >= 0 and less than the last sum.
-
-    Its weight is never 0, since there the sum does not grow.
-    """
-    return torch.searchsorted(total, level.unsqueeze(1), right=True).squeeze(1)
 
 
 def _powers(chunk: Tensor, top: Tensor, temperature: float, scratch: Scratch) -> Tensor:
@@ -457,21 +432,21 @@ def by_group(function: Callable[..., Tensor], *parts: Tensor) -> Tensor:
 
 
 def _by_chunk(
-    logits: Tensor, reduce: Callable[..., tuple[Tensor, ...]], *extra: Tensor, numbers: int = _NEAR
+    logits: Tensor, reduce: Callable[..., tuple[Tensor, ...]], *extra: Tensor, numbers: int | None = None
 ) -> tuple[Tensor, ...]:
     """Apply a row-wise reduction to groups of so many `numbers` that stay in a CPU's cache, and join the answers.
 
     The groups share two buffers, since memory that is new to a process costs more than the arithmetic in it.
     """
     rows, width = logits.shape
-    size = rows if logits.device.type != "cpu" else max(1, numbers // max(1, width))
+    size = rows if logits.device.type != "cpu" else max(1, (numbers or _near()) // max(1, width))
     dtype = _wide(logits.dtype)
     if rows <= size:
         return reduce(logits.to(dtype), (None, None), *extra)
     one, two = torch.empty(2, size, width, dtype=dtype)
     parts = []
-    for start in range(0, rows, size):
-        part = slice(start, start + size)
-        left = rows - start
-        parts.append(reduce(logits[part].to(dtype), (one[:left], two[:left]), *(x[part] for x in extra)))
+    for chunk, *more in zip(torch.split(logits, size), *(torch.split(part, size) for part in extra), strict=True):
+        count = len(chunk)
+        scratch = (one, two) if count == size else (one[:count], two[:count])
+        parts.append(reduce(chunk if chunk.dtype == dtype else chunk.to(dtype), scratch, *more))
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
