@@ -1,13 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demask import canvas as module
-from demask.canvas import Canvas, Marginals, by_group
-from demask.inverse import BELOW_ONE
+from demask.canvas import Canvas, Marginals
 
 
 def marginals(logits, temperature=1.0):
@@ -173,24 +172,6 @@ def test_all_that_were_asked_are_kept_without_a_copy():
     assert torch.equal(answer.only(where).entropy, known[[0, 2, 3]])
 
 
-@pytest.mark.parametrize("rows", [0, 1, 5, 12])
-def test_groups_of_rows_join_to_the_whole(monkeypatch, rows):
-    generator = torch.Generator().manual_seed(1)
-    logits, tokens = torch.randn(rows, 7, generator=generator), torch.randint(7, (rows,), generator=generator)
-    sizes = []
-
-    def shifted(group, own):
-        sizes.append(len(group))
-        return group.log_softmax(-1) + own[:, None]
-
-    whole = by_group(shifted, logits, tokens)
-    assert sizes == [rows]
-    monkeypatch.setattr(module, "_CHUNK", 3 * 7 + 2)
-    sizes.clear()
-    assert torch.equal(by_group(shifted, logits, tokens), whole)
-    assert sizes == ([3] * (rows // 3) + [rows % 3] * (rows % 3 > 0) if rows > 3 else [rows])
-
-
 @pytest.mark.parametrize("width", [2048, 2049, 4096, 5000, 126_464])
 def test_the_mode_of_a_large_vocabulary_is_the_first_of_equals(width):
     chance = torch.Generator().manual_seed(width)
@@ -202,28 +183,6 @@ def test_the_mode_of_a_large_vocabulary_is_the_first_of_equals(width):
     for logits in (rows, rows.round(), rows.bfloat16(), last, half, empty):
         where = torch.ones(1, 8, dtype=torch.bool)
         assert torch.equal(Marginals(where, logits).mode, logits.argmax(-1))
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_large_row_answers_alike_in_every_batch(threads):
-    """Groups of rows differ with their number; a row of a large vocabulary does not notice, to the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        logits = 3 * torch.randn(5, 100_001, generator=torch.Generator().manual_seed(0))
-        logits[:, 7] = -torch.inf
-        level = torch.tensor([0.0, 0.2, 0.5, 0.9, BELOW_ONE], dtype=torch.float64)
-        whole = marginals(logits)
-        for row in range(5):
-            alone = marginals(logits[row : row + 1])
-            assert torch.equal(alone.entropy[0], whole.entropy[row])
-            assert torch.equal(alone.peak[0], whole.peak[row])
-        drawn = marginals(logits).draw(level)
-        for row in range(5):
-            assert torch.equal(marginals(logits[row : row + 1]).draw(level[row : row + 1])[0], drawn[row])
-        assert (whole.entropy - reference(logits)["entropy"]).abs().max() < 2e-5
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_what_a_draw_finds_on_the_way_is_what_would_have_been_computed():
@@ -245,3 +204,30 @@ def test_all_that_was_asked_is_the_same_answer():
     m = marginals(torch.randn(2, 5))
     assert m.only(m.where.clone()) is m
     assert m.only(m.where) is m
+
+
+@pytest.mark.parametrize("width", [9, 3_000, 70_000])
+@pytest.mark.parametrize("index", [[3], [0, 1, 3, 5], [1, 5]])
+def test_kept_rows_answer_as_rows_of_their_own_and_large_ones_are_not_copied(width, index):
+    logits = 2 * torch.randn(6, width, generator=torch.Generator().manual_seed(width))
+    logits[:, 2] = -torch.inf
+    whole = marginals(logits)
+    where = torch.isin(torch.arange(6), torch.tensor(index))[None]
+    within = torch.tensor([i in index or i == 2 for i in range(6)])[None]
+    level = torch.rand(len(index), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for keep in (lambda: whole.only(where), lambda: whole.only(within).only(where)):
+        for name in ("mode", "peak", "entropy", "logsumexp"):
+            kept = keep()
+            assert torch.equal(getattr(kept, name), getattr(marginals(logits[index]), name)), name
+            assert width <= 2048 or "logits" not in vars(kept)
+        kept = keep()
+        drawn = kept.draw(level)
+        assert torch.equal(drawn, marginals(logits[index]).draw(level))
+        assert torch.allclose(
+            kept.logp(drawn), logits[index].log_softmax(-1).gather(1, drawn[:, None])[:, 0], atol=1e-5
+        )
+        assert width <= 2048 or "logits" not in vars(kept)
+        assert kept.vocabulary == width
+        assert torch.equal(kept.logits, logits[index])
+        assert torch.equal(keep().tempered(0.0).draw(level), logits[index].argmax(-1))
+        assert torch.equal(replace(keep(), logits=logits[index] / 2).entropy, marginals(logits[index] / 2).entropy)

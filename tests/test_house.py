@@ -11,10 +11,10 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "demask"
 # Each may import only those above it.
 LAYERS = [
-    "errors", "files", "once", "few", "masks", "inverse", "tokenizer", "canvas", "curve", "contracts", "chance", "rows",
-    "schedules", "orders", "verifiers", "loop", "collect", "samplers", "oracles", "denoisers", "policies", "information",
-    "training", "recommend", "registry", "generate", "batch", "testing", "plots", "panels", "report", "interop", "serve",
-    "cli",
+    "errors", "files", "once", "few", "masks", "inverse", "reductions", "tokenizer", "canvas", "curve",
+    "contracts", "chance", "rows", "schedules", "orders", "verifiers", "loop", "collect", "samplers", "oracles",
+    "denoisers", "policies", "information", "training", "recommend", "registry", "generate", "batch", "testing",
+    "plots", "panels", "report", "interop", "serve", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -4,25 +4,35 @@ A `Canvas` is a batch of rows of tokens of which some are masked. A `Marginals` 
 was asked for, one packed row of logits per asked position; every reduction is computed at most once, on demand.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isfinite
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
 
 from demask.errors import CanvasError
 from demask.inverse import SINGLE_LEVEL, invert, invert_stretches, stretches
-from demask.masks import ranks, without
+from demask.masks import number, ranks, without
 from demask.once import once
+from demask.reductions import (
+    Scratch,
+    Source,
+    by_chunk,
+    by_group,
+    entropies,
+    first_largest,
+    law,
+    masses,
+    powers,
+    surprise,
+    wide,
+)
 
 ABSENT: Final = -1  # the token of a visible position that does not exist
-_CHUNK: Final = 1 << 20  # numbers handled at once on a CPU, so that temporaries stay in the cache
-_COLD: Final = 1e-3  # a temperature below which logits, divided by it, may be too large for a number
 _FEW: Final = 32  # numbers that Python adds sooner than a tensor
-Scratch = tuple[Tensor, Tensor] | tuple[None, None]
+_MANY: Final = 1 << 20  # logits whose law is not worth keeping
 
 
 @dataclass(frozen=True)
@@ -129,37 +139,31 @@ class Marginals:
 
     @property
     def _small(self) -> bool:
-        return self.logits.shape[-1] <= SINGLE_LEVEL
+        return self.vocabulary <= SINGLE_LEVEL
 
     @once
     def _top_and_mass(self) -> tuple[Tensor, ...]:
         """Largest logit, and the sum of exp(logit - largest), in one pass over the logits."""
-        if self._whole is not None and "_top_and_mass" in self._whole.__dict__:
-            return tuple(part[self._index] for part in self._whole._top_and_mass)
-
-        def reduce(chunk: Tensor, scratch: Scratch, *mode: Tensor) -> tuple[Tensor, ...]:
-            top = chunk.gather(-1, mode[0][:, None]) if mode else chunk.amax(-1, keepdim=True)
-            return top, _sums(_powers(chunk, top, 1.0, scratch))
-
-        top, mass = _by_chunk(self.logits, reduce, *([self.mode] if "mode" in self.__dict__ else []))
-        return top[:, 0], mass
+        made: tuple[Tensor, ...] | None = self._known("_top_and_mass")
+        if made is not None:
+            return made
+        return by_chunk(self._source, masses, *([self.mode] if "mode" in self.__dict__ else []))
 
     @once
     def peak(self) -> Tensor:
         """Log-probability of the mode, (M,), nats."""
-        if (made := self._known("peak")) is not None:
+        made: Tensor | None = self._known("peak")
+        if made is not None:
             return made
         if self._small:
-            if self.logits.numel() <= _CHUNK:
-                return _logs(self.logits.to(_wide(self.logits.dtype))).amax(-1)
-            return _by_chunk(self.logits, lambda chunk, scratch: (_logs(chunk, scratch[0]).amax(-1),))[0]
+            return by_group(lambda rows: rows.log_softmax(-1, dtype=wide(rows.dtype)).amax(-1), self.logits)
         return -self._top_and_mass[1].log()
 
     @once
     def logsumexp(self) -> Tensor:
         """Log of the normaliser of every row, (M,)."""
         if self._small:
-            return self.logits.to(_wide(self.logits.dtype)).logsumexp(-1)
+            return self.logits.to(wide(self.logits.dtype)).logsumexp(-1)
         top, mass = self._top_and_mass
         return top + mass.log()
 
@@ -176,37 +180,33 @@ class Marginals:
     @once
     def mode(self) -> Tensor:
         """The most probable token, (M,) int64; the first of equals."""
-        if (made := self._known("mode")) is not None:
+        made: Tensor | None = self._known("mode")
+        if made is not None:
             return made
-        return _first_largest(self.logits)
+        if not self.where.is_cpu:
+            return self.logits.argmax(-1)
+        return by_chunk(self._source, lambda rows, scratch: (first_largest(rows),))[0]
 
     @once
     def entropy(self) -> Tensor:
         """Entropy of every row, (M,), nats."""
-        if (made := self._known("entropy")) is not None:
+        made: Tensor | None = self._known("entropy")
+        if made is not None:
             return made
         if self._small:
-            if self.logits.numel() > _CHUNK:
-                return _by_chunk(self.logits, lambda chunk, scratch: _entropy(chunk, scratch)[:1])[0]
-            entropy, self.__dict__["_powers"] = _entropy(self.logits.to(_wide(self.logits.dtype)), (None, None))
+            if self.logits.numel() > _MANY:
+                return by_chunk(self._source, lambda rows, scratch: surprise(rows, scratch)[:1])[0]
+            entropy, self.__dict__["_law"] = surprise(self.logits.to(wide(self.logits.dtype)), (None, None))
             return entropy
-
-        def reduce(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
-            top = chunk.amax(-1, keepdim=True)
-            below = torch.sub(chunk, top, out=scratch[0])
-            powers = torch.exp(below, out=scratch[1])
-            return top, _sums(powers), _products(powers, below, alone)
-
-        alone = self.logits.is_cpu and _near() < 2 * self.vocabulary  # whether each row is a group, in every batch
-
-        top, mass, products = _by_chunk(self.logits, reduce)
-        self.__dict__["_top_and_mass"] = top[:, 0], mass  # the same numbers, found on the way
-        return mass.log() - products / mass
+        top, mass, entropy = by_chunk(self._source, entropies)
+        self.__dict__["_top_and_mass"] = top, mass  # the same numbers, found on the way
+        return entropy
 
     @once
     def margin(self) -> Tensor:
         """Probability of the mode less that of the runner-up, (M,)."""
-        if (made := self._known("margin")) is not None:
+        made: Tensor | None = self._known("margin")
+        if made is not None:
             return made
         if self.vocabulary == 1:
             return torch.ones_like(self.peak)
@@ -215,7 +215,7 @@ class Marginals:
 
     def logp(self, tokens: Tensor) -> Tensor:
         """Log-probability of one token per asked position: (M,) int64 -> (M,) nats."""
-        return self.logits.gather(-1, tokens[:, None])[:, 0].to(self.logsumexp.dtype) - self.logsumexp
+        return self._read(tokens[:, None])[:, 0].to(self.logsumexp.dtype) - self.logsumexp
 
     def draw(self, uniform: Tensor) -> Tensor:
         """Return the token at each quantile: (M,) uniforms in [0, 1) -> (M,) tokens, one draw each at `temperature`.
@@ -225,23 +225,23 @@ class Marginals:
         """
         if self.temperature == 0:
             return self.mode
-        if not self.logits.shape[0]:
-            return torch.zeros(0, dtype=torch.int64, device=self.logits.device)
+        if not len(uniform):
+            return torch.zeros(0, dtype=torch.int64, device=self.where.device)
         if self._small:
-            law = self.__dict__.get("_powers") if self.temperature == 1 else None
-            law = _law(self.logits, self.temperature) if law is None else law
-            tokens, self.__dict__["_drawn"] = invert(law, uniform)
+            known = self.__dict__.get("_law") if self.temperature == 1 else None
+            tokens, self.__dict__["_drawn"] = invert(
+                law(self.logits, self.temperature) if known is None else known, uniform
+            )
             return tokens
 
-        def reduce(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
-            top = chunk.amax(-1, keepdim=True)
-            return top, stretches(_powers(chunk, top, self.temperature, scratch))
+        def reduce(rows: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
+            top = rows.amax(-1, keepdim=True)
+            return top, stretches(powers(rows, top, self.temperature, scratch))
 
         def read(places: Tensor) -> Tensor:
-            logits = self.logits.gather(1, places).to(top.dtype)
-            return _powers(logits, top, self.temperature, (None, None))
+            return powers(self._read(places).to(top.dtype), top, self.temperature, (None, None))
 
-        top, sums = _by_chunk(self.logits, reduce)
+        top, sums = by_chunk(self._source, reduce)
         tokens, mass = invert_stretches(sums, uniform, self.vocabulary, read)
         self.__dict__["_drawn"] = mass
         if self.temperature == 1:
@@ -272,7 +272,7 @@ class Marginals:
         index = ranks(where, self.where)
         if index is None:
             return None
-        return self._kept(where, index) if len(index) < len(self.logits) else self
+        return _Kept.of(self, where, index) if len(index) < number(self.where) else self
 
     def rows(self, keep: Tensor) -> "Marginals":
         """Keep some rows of the batch, as `Canvas.rows`, with what was already reduced.
@@ -284,23 +284,21 @@ class Marginals:
         """
         places = (self.where.flatten().cumsum(0) - 1).view(self.where.shape)[keep]
         where = self.where[keep]
-        return self._kept(where, places[where])
+        return _Kept.of(self, where, places[where])
 
-    def _kept(self, where: Tensor, index: Tensor) -> "Marginals":
-        kept = Marginals(where, self.logits.index_select(0, index), self.temperature, self.passes)
-        kept.__dict__.update(_whole=self, _index=index)
-        return kept
+    def _known(self, name: str) -> Any:
+        """Return what a reduction gave for these rows in an answer of which they are a part, if it was made."""
+        return None
 
-    _whole: ClassVar["Marginals | None"] = None  # an instance may have the answer of which it keeps some rows,
-    _index: ClassVar[Tensor]  # and which ones: what is known there is not computed again
+    @property
+    def _source(self) -> Source:
+        """Logits, and which rows of them are meant; None for all."""
+        return self.logits, None
 
-    def _known(self, name: str) -> Tensor | None:
-        """Return what a reduction of the whole answer gave for these rows, if it was made."""
-        if self._whole is None:
-            return None
-        known: Tensor | None = self._whole.__dict__.get(name)
-        known = self._whole._known(name) if known is None else known
-        return None if known is None else known[self._index]
+    def _read(self, places: Tensor) -> Tensor:
+        """Return the logits at `places` of each row, (M, S) -> (M, S)."""
+        logits, index = self._source
+        return logits.gather(1, places) if index is None else logits[index[:, None], places]
 
     def spread(self, values: Tensor, *, fill: float | int = 0) -> Tensor:
         """Lay (M,) values out on the canvas: (B, N), `fill` elsewhere."""
@@ -309,6 +307,50 @@ class Marginals:
     def tempered(self, temperature: float) -> "Marginals":
         """Draw at `temperature` times the present one."""
         return replace(self, temperature=self.temperature * temperature)
+
+
+class _Kept(Marginals):
+    """Some rows of an answer: what is known there is not computed again, and its logits are copied only if asked for."""
+
+    _whole: ClassVar[Marginals]  # of an instance: the answer,
+    _index: ClassVar[Tensor]  # and which of its rows
+
+    def __new__(cls, *parts: Any, **named: Any) -> Any:
+        """Make a plain answer: whoever replaces a part of this one has one of its own."""
+        return Marginals(*parts, **named)
+
+    @classmethod
+    def of(cls, whole: Marginals, where: Tensor, index: Tensor) -> "_Kept":
+        """Keep the rows `index` (M,) of an answer, which are the positions `where` (B, N)."""
+        kept = object.__new__(cls)
+        kept.__dict__.update(
+            where=where, temperature=whole.temperature, passes=whole.passes, _whole=whole, _index=index
+        )
+        return kept
+
+    @once
+    def logits(self) -> Tensor:
+        """The rows of the logits, (M, V): a copy."""
+        return self._whole.logits.index_select(0, self._index)
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens, V."""
+        return self._whole.vocabulary
+
+    def _known(self, name: str) -> Any:
+        known = self._whole.__dict__.get(name)
+        known = self._whole._known(name) if known is None else known
+        if isinstance(known, tuple):
+            return tuple(part[self._index] for part in known)
+        return None if known is None else known[self._index]
+
+    @property
+    def _source(self) -> Source:
+        if self._small or not self.where.is_cpu or "logits" in self.__dict__:
+            return self.logits, None
+        logits, index = self._whole._source
+        return logits, self._index if index is None else index[self._index]
 
 
 class Weighted(Marginals):
@@ -343,110 +385,3 @@ def _blank(shape: tuple[int, ...], fill: float | int, dtype: torch.dtype, device
     """Return a tensor of one number; not to be written to."""
     with torch.inference_mode(False):
         return torch.full(shape, fill, dtype=dtype, device=device)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the precision of sums: float32 for logits of less."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def _law(logits: Tensor, temperature: float) -> Tensor:
-    """Return the probabilities at a temperature."""
-    if temperature == 1:
-        return logits.softmax(-1, dtype=_wide(logits.dtype))
-    if temperature > _COLD:
-        return logits.to(_wide(logits.dtype)).mul(1 / temperature).softmax(-1)
-    return logits.log_softmax(-1, dtype=_wide(logits.dtype)).mul_(1 / temperature).softmax(-1)
-
-
-def _logs(chunk: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return log-probabilities in one call: of a small vocabulary the calls cost more than the numbers."""
-    return torch.log_softmax(chunk, -1, out=out)
-
-
-def _entropy(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, Tensor]:
-    """Return the entropy of every row of a small vocabulary, and its probabilities."""
-    logs = _logs(chunk, scratch[0])
-    powers = torch.exp(logs, out=scratch[1])
-    return torch.linalg.vecdot(powers, logs.clamp_(min=_floor(logs.dtype))).neg_(), powers
-
-
-def _near() -> int:
-    """Return how many numbers are handled at once where two buffers are read again.
-
-    A row of a large vocabulary; several threads need more, or they spend it on meeting at its end.
-    """
-    return 1 << (17 if torch.get_num_threads() == 1 else 18)
-
-
-def _sums(rows: Tensor) -> Tensor:
-    """Return the sum of each row, rounded alike in every batch: torch would split a single row among its threads."""
-    return rows.sum(-1) if len(rows) > 1 else rows.expand(2, -1).sum(-1)[:1]
-
-
-def _products(powers: Tensor, below: Tensor, alone: bool) -> Tensor:
-    """Return the sum of each row's products, 0 for 0 times -inf; both may be written to. A row alone has its own call."""
-    below.clamp_(min=_floor(below.dtype))
-    return torch.dot(powers[0], below[0])[None] if alone else _sums(powers.mul_(below))
-
-
-def _floor(dtype: torch.dtype) -> float:
-    """Return a number below which powers are 0; 0 times -inf would be nan."""
-    return -800.0 if dtype == torch.float64 else -120.0
-
-
-def _first_largest(rows: Tensor) -> Tensor:
-    """Return the index of the first largest number of each row (M, V), as `argmax`.
-
-    On a CPU numpy's: it compares many numbers at once, torch's one after the other.
-    """
-    if not rows.is_cpu:
-        return rows.argmax(-1)
-    return _by_chunk(rows, lambda chunk, scratch: (torch.from_numpy(chunk.detach().numpy().argmax(-1)),))[0]
-
-
-def _powers(chunk: Tensor, top: Tensor, temperature: float, scratch: Scratch) -> Tensor:
-    """Return exp((logit - largest) / temperature), written to `scratch`."""
-    powers = torch.sub(chunk, top, out=scratch[0])
-    return (powers if temperature == 1 else powers.mul_(1 / temperature)).exp_()
-
-
-def by_group(function: Callable[..., Tensor], *parts: Tensor) -> Tensor:
-    """Apply a row-wise function of (M, V) and (M,) tensors to cache-sized groups of rows on a CPU, and join the answers.
-
-    Example:
-        >>> by_group(lambda rows, index: rows.gather(1, index[:, None])[:, 0], torch.eye(3), torch.tensor([0, 2, 2]))
-        tensor([1., 0., 1.])
-    """
-    rows, width = parts[0].shape
-    size = max(1, rows if parts[0].device.type != "cpu" else _CHUNK // max(1, width))
-    if rows <= size:
-        return function(*parts)
-    out: Tensor | None = None
-    for begin in range(0, rows, size):
-        found = function(*(part[begin : begin + size] for part in parts))
-        out = found.new_empty((rows, *found.shape[1:])) if out is None else out
-        out[begin : begin + size] = found
-    assert out is not None
-    return out
-
-
-def _by_chunk(
-    logits: Tensor, reduce: Callable[..., tuple[Tensor, ...]], *extra: Tensor, numbers: int | None = None
-) -> tuple[Tensor, ...]:
-    """Apply a row-wise reduction to groups of so many `numbers` that stay in a CPU's cache, and join the answers.
-
-    The groups share two buffers, since memory that is new to a process costs more than the arithmetic in it.
-    """
-    rows, width = logits.shape
-    size = rows if logits.device.type != "cpu" else max(1, (numbers or _near()) // max(1, width))
-    dtype = _wide(logits.dtype)
-    if rows <= size:
-        return reduce(logits.to(dtype), (None, None), *extra)
-    one, two = torch.empty(2, size, width, dtype=dtype)
-    parts = []
-    for chunk, *more in zip(torch.split(logits, size), *(torch.split(part, size) for part in extra), strict=True):
-        count = len(chunk)
-        scratch = (one, two) if count == size else (one[:count], two[:count])
-        parts.append(reduce(chunk if chunk.dtype == dtype else chunk.to(dtype), scratch, *more))
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))

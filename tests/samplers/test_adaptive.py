@@ -163,7 +163,7 @@ def test_a_vocabulary_beyond_the_cache_is_compared_by_groups(monkeypatch):
     for draft in (p, p.tempered(0.7), p.tempered(0.0)):
         whole = agree(draft, a, tokens, ratio=0.6)
         with monkeypatch.context() as patched:
-            patched.setattr("demask.canvas._CHUNK", 100)
+            patched.setattr("demask.reductions._CHUNK", 100)
             assert torch.equal(agree(draft, a, tokens, ratio=0.6), whole)
         if draft.temperature:
             law = (0.6 * draft.logits + 0.4 * a.logits.log_softmax(-1)).double()

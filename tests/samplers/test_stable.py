@@ -107,7 +107,7 @@ def test_a_vocabulary_beyond_the_cache_is_watched_by_groups(monkeypatch):
     table = Table.random(6, 3, key=8, concentration=0.5)
     sampler = Stable(Parallel(Unlimited(), Threshold(Confidence(), 0.7)), 0.1, 1)
     whole = sample(table, sampler, Canvas.blank(20, 6), key=2)
-    monkeypatch.setattr("demask.canvas._CHUNK", 7)
+    monkeypatch.setattr("demask.reductions._CHUNK", 7)
     parts = sample(table, sampler, Canvas.blank(20, 6), key=2)
     assert torch.equal(whole.tokens, parts.tokens)
     assert torch.equal(whole.when, parts.when)

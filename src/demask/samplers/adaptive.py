@@ -6,10 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from demask.canvas import ABSENT, Canvas, Marginals, by_group
+from demask.canvas import ABSENT, Canvas, Marginals
 from demask.contracts import Chance, Denoiser, Info, Law, Ranked, Step
 from demask.errors import DenoiserError, OrderError
 from demask.masks import empty
+from demask.reductions import by_group
 from demask.samplers.parallel import State
 from demask.samplers.speculative import tempered
 

@@ -8,10 +8,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals, Weighted, by_group
+from demask.canvas import Canvas, Marginals, Weighted
 from demask.contracts import Chance, Denoiser, Info, Law, Noised, Step, noised
 from demask.errors import PlanError
 from demask.masks import empty, places
+from demask.reductions import by_group
 from demask.samplers.grids import ExponentialThenConstant, Grid
 from demask.samplers.jumps import Jumping, summed
 from demask.samplers.speculative import tempered

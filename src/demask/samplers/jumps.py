@@ -8,8 +8,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from demask.canvas import Weighted, by_group
+from demask.canvas import Weighted
 from demask.inverse import BELOW_ONE, invert
+from demask.reductions import by_group
 
 _SMALL: Final = 1024  # tokens of which a Fourier transform is a product with a matrix: to plan a fast one takes longer
 _NOISE: Final = 0.05  # rates below which e^z - 1 - z is its first three terms

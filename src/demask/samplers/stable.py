@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from demask.canvas import Canvas, Marginals, by_group
+from demask.canvas import Canvas, Marginals
 from demask.contracts import Chance, Denoiser, Info, Law
 from demask.errors import OrderError
 from demask.masks import empty
 from demask.orders.divergence import divergence
 from demask.orders.stability import Settled
+from demask.reductions import by_group
 from demask.samplers.parallel import Asked, Parallel, State
 
 
