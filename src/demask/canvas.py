@@ -234,14 +234,15 @@ class Marginals:
             )
             return tokens
 
-        def reduce(rows: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
-            top = rows.amax(-1, keepdim=True)
-            return top, stretches(powers(rows, top, self.temperature, scratch))
+        def reduce(rows: Tensor, scratch: Scratch, *top: Tensor) -> tuple[Tensor, ...]:
+            most = top[0][:, None] if top else rows.amax(-1, keepdim=True)
+            return most, stretches(powers(rows, most, self.temperature, scratch))
 
         def read(places: Tensor) -> Tensor:
             return powers(self._read(places).to(top.dtype), top, self.temperature, (None, None))
 
-        top, sums = by_chunk(self._source, reduce)
+        known = self.__dict__.get("_top_and_mass") or self._known("_top_and_mass")
+        top, sums = by_chunk(self._source, reduce, *(known or ())[:1])
         tokens, mass = invert_stretches(sums, uniform, self.vocabulary, read)
         self.__dict__["_drawn"] = mass
         if self.temperature == 1:

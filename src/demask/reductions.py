@@ -114,7 +114,7 @@ def entropies(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, Tensor, Tensor]:
     below = torch.sub(chunk, top, out=scratch[0])
     found = torch.exp(below, out=scratch[1]) if scale == 1 else torch.exp2(below.mul_(scale), out=scratch[1])
     mass = _sums(found)
-    products = _sums(found.mul_(below.clamp_(min=_floor(below.dtype))))
+    products = _sums(found.mul_(below), torch.nansum)  # 0 times -inf is nan, and meant to be 0
     return top[:, 0], mass, mass.log() - products / (mass * scale)
 
 
@@ -127,7 +127,8 @@ def surprise(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, Tensor]:
     """
     logs = torch.log_softmax(chunk, -1, out=scratch[0])
     found = torch.exp(logs, out=scratch[1])
-    return torch.linalg.vecdot(found, logs.clamp_(min=_floor(logs.dtype))).neg_(), found
+    floor = -800.0 if logs.dtype == torch.float64 else -120.0  # below it a probability is 0; 0 times -inf would be nan
+    return torch.linalg.vecdot(found, logs.clamp_(min=floor)).neg_(), found
 
 
 def law(logits: Tensor, temperature: float) -> Tensor:
@@ -175,13 +176,8 @@ def _scale(near: Tensor) -> float:
     return _LOG2_E if near.is_cpu else 1.0
 
 
-def _sums(rows: Tensor) -> Tensor:
+def _sums(rows: Tensor, add: Callable[..., Tensor] = torch.sum) -> Tensor:
     """Return the sum of each row, rounded alike in every batch: torch would split a single row among its threads."""
     if rows.shape[0] > 1 or (rows.is_cpu and torch.get_num_threads() == 1):
-        return rows.sum(-1)
-    return rows.expand(2, -1).sum(-1)[:1]
-
-
-def _floor(dtype: torch.dtype) -> float:
-    """Return a number below which powers, of e and of 2, are 0; 0 times -inf would be nan."""
-    return -1100.0 if dtype == torch.float64 else -160.0
+        return add(rows, -1)
+    return add(rows.expand(2, -1), -1)[:1]
