@@ -147,7 +147,7 @@ class Marginals:
         made: tuple[Tensor, ...] | None = self._known("_top_and_mass")
         if made is not None:
             return made
-        return by_chunk(self._source, masses, *([self.mode] if "mode" in self.__dict__ else []))
+        return masses(self._source, *([self.mode] if "mode" in self.__dict__ else []))
 
     @once
     def peak(self) -> Tensor:
@@ -198,7 +198,7 @@ class Marginals:
                 return by_chunk(self._source, lambda rows, scratch: surprise(rows, scratch)[:1])[0]
             entropy, self.__dict__["_law"] = surprise(self.logits.to(wide(self.logits.dtype)), (None, None))
             return entropy
-        top, mass, entropy = by_chunk(self._source, entropies)
+        top, mass, entropy = entropies(self._source)
         self.__dict__["_top_and_mass"] = top, mass  # the same numbers, found on the way
         return entropy
 

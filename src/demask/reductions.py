@@ -3,7 +3,7 @@
 Every function is row-wise: a row is answered alike in every batch, to the last bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import e, log2
 from typing import Final
 
@@ -35,15 +35,13 @@ def by_chunk(source: Source, reduce: Callable[..., tuple[Tensor, ...]], *extra: 
     rows, width, dtype = len(logits if index is None else index), logits.shape[-1], wide(logits.dtype)
     size = rows if not logits.is_cpu else max(1, _near() // max(1, width))
     if rows <= size:
-        return reduce(_part(logits, index, 0, rows).to(dtype), (None, None), *extra)
+        return reduce((logits if index is None else logits.index_select(0, index)).to(dtype), (None, None), *extra)
     one, two = torch.empty(2, size, width, dtype=dtype)
     parts = []
-    for begin in range(0, rows, size):
-        end = min(begin + size, rows)
-        chunk, count = _part(logits, index, begin, end), end - begin
+    for chunk, *more in zip(_groups(logits, index, size), *(torch.split(part, size) for part in extra), strict=True):
+        count = chunk.shape[0]
         scratch = (one, two) if count == size else (one[:count], two[:count])
-        chunk = chunk if chunk.dtype == dtype else chunk.to(dtype)
-        parts.append(reduce(chunk, scratch, *(part[begin:end] for part in extra)))
+        parts.append(reduce(chunk if chunk.dtype == dtype else chunk.to(dtype), scratch, *more))
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
@@ -90,31 +88,41 @@ def powers(chunk: Tensor, top: Tensor, temperature: float, scratch: Scratch) -> 
     return found.exp_() if scale == 1 else found.exp2_()
 
 
-def masses(chunk: Tensor, scratch: Scratch, mode: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def masses(source: Source, *mode: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest logit of every row, and the sum of exp(logit - largest); quicker where the mode is known.
 
     Example:
-        >>> masses(torch.tensor([[2.0, 2.0, -torch.inf]]), (None, None))
+        >>> masses((torch.tensor([[2.0, 2.0, -torch.inf]]), None))
         (tensor([2.]), tensor([2.]))
     """
-    top = chunk.amax(-1, keepdim=True) if mode is None else chunk.gather(-1, mode[:, None])
-    return top[:, 0], _sums(powers(chunk, top, 1.0, scratch))
+
+    def reduce(rows: Tensor, scratch: Scratch, *mode: Tensor) -> tuple[Tensor, ...]:
+        top = rows.gather(-1, mode[0][:, None]) if mode else rows.amax(-1, keepdim=True)
+        return top, _sums(powers(rows, top, 1.0, scratch))
+
+    top, mass = by_chunk(source, reduce, *mode)
+    return top[:, 0], mass
 
 
-def entropies(chunk: Tensor, scratch: Scratch) -> tuple[Tensor, Tensor, Tensor]:
+def entropies(source: Source) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `masses` does, and the entropy of every row, nats: of a large vocabulary.
 
     Sums are torch's, which add in pairs: a dot product of so many numbers is off by 1e-4 on some processors.
 
     Example:
-        >>> entropies(torch.tensor([[2.0, 2.0, -torch.inf]]), (None, None))
+        >>> entropies((torch.tensor([[2.0, 2.0, -torch.inf]]), None))
         (tensor([2.]), tensor([2.]), tensor([0.6931]))
     """
-    top, scale = chunk.amax(-1, keepdim=True), _scale(chunk)
-    below = torch.sub(chunk, top, out=scratch[0])
-    found = torch.exp(below, out=scratch[1]) if scale == 1 else torch.exp2(below.mul_(scale), out=scratch[1])
-    mass = _sums(found)
-    products = _sums(found.mul_(below), torch.nansum)  # 0 times -inf is nan, and meant to be 0
+    scale = _scale(source[0])
+
+    def reduce(rows: Tensor, scratch: Scratch) -> tuple[Tensor, ...]:
+        top = rows.amax(-1, keepdim=True)
+        below = torch.sub(rows, top, out=scratch[0])
+        found = torch.exp(below, out=scratch[1]) if scale == 1 else torch.exp2(below.mul_(scale), out=scratch[1])
+        mass = _sums(found)
+        return top, mass, _sums(found.mul_(below), torch.nansum)  # 0 times -inf is nan, and meant to be 0
+
+    top, mass, products = by_chunk(source, reduce)
     return top[:, 0], mass, mass.log() - products / (mass * scale)
 
 
@@ -157,10 +165,13 @@ def first_largest(rows: Tensor) -> Tensor:
     return torch.from_numpy(rows.detach().numpy().argmax(-1))
 
 
-def _part(rows: Tensor, index: Tensor | None, begin: int, end: int) -> Tensor:
+def _groups(rows: Tensor, index: Tensor | None, size: int) -> Iterable[Tensor]:
+    """Yield so many rows at a time; a row that is a group is not copied."""
     if index is None:
-        return rows[begin:end]
-    return rows.index_select(0, index[begin:end]) if end - begin != 1 else rows.narrow(0, int(index[begin]), 1)
+        return torch.split(rows, size)
+    if size == 1:
+        return (rows.narrow(0, place, 1) for place in index.tolist())
+    return (rows.index_select(0, part) for part in torch.split(index, size))
 
 
 def _near() -> int:
