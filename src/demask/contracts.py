@@ -392,7 +392,10 @@ class Order(Protocol):
         ...
 
     def score(self, step: Step) -> Tensor:
-        """(B, N) floats, larger first; -inf where a position may not go, and outside `step.open`."""
+        """(B, N) floats, larger first; -inf where a position may not go, and outside `step.open`.
+
+        The masks of a step are remembered: whoever changes one in place writes to a clone.
+        """
         ...
 
 

@@ -27,7 +27,7 @@ def check_denoiser(denoiser: Denoiser, canvas: Canvas, *, atol: float = 1e-5) ->
     """Check that a denoiser answers with distributions, for the asked rows, one batch row at a time.
 
     Packed rows in row-major order; finite normalisers; the same answer for a subset of positions, for a row alone, and
-    whatever stands under the masks.
+    whatever stands under the masks, which are not written to.
 
     Raises:
         AssertionError: naming what failed.
@@ -36,9 +36,10 @@ def check_denoiser(denoiser: Denoiser, canvas: Canvas, *, atol: float = 1e-5) ->
         >>> from demask.oracles import parity
         >>> check_denoiser(parity(4), Canvas.blank(2, 4))
     """
-    where = canvas.masked
+    where, before = canvas.masked, canvas.masked.clone()
     full = denoiser(canvas, where)
-    rows = int(where.sum())
+    rows = int(before.sum())
+    _expect(torch.equal(where, before), "the denoiser wrote to the mask it was given; expected a mask of its own")
     _expect(
         full.logits.ndim == 2 and len(full.logits) == rows, f"logits {tuple(full.logits.shape)} for {rows} positions"
     )
@@ -63,7 +64,7 @@ def check_denoiser(denoiser: Denoiser, canvas: Canvas, *, atol: float = 1e-5) ->
 
 
 def check_order(order: Order, oracle: Oracle, *, key: int = 0) -> None:
-    """Check that an order scores the open positions only, one row at a time, and that its law holds.
+    """Check that an order scores the open positions only, one row at a time, writes to no mask, and that its law holds.
 
     An order that claims FACTORISED must leave the law exact at one token per step: checked by replay on the oracle,
     which should be small and have a skewed law.
@@ -83,8 +84,11 @@ def check_order(order: Order, oracle: Oracle, *, key: int = 0) -> None:
 
     def score(rows: Tensor) -> Tensor:
         canvas, chance = Canvas(tokens, masked).rows(rows), Keyed.of(key, names[rows])
-        step = Step(canvas, canvas.masked, canvas.masked, oracle, chance.fork("step", 0), chance.fork("run"))
-        return order.score(step)
+        region = canvas.masked.clone()
+        step = Step(canvas, region, region, oracle, chance.fork("step", 0), chance.fork("run"))
+        scores, written = order.score(step), "the order wrote to a mask of the step; expected `step.open.clone()`"
+        _expect(all(torch.equal(mask, masked[rows]) for mask in (canvas.masked, region, step.open)), written)
+        return scores
 
     scores = score(names)
     _expect(scores.shape == masked.shape, f"scores of shape {tuple(scores.shape)} on a canvas {tuple(masked.shape)}")

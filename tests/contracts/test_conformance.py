@@ -16,6 +16,7 @@ from demask.orders import (
     Factor,
     Hierarchical,
     Independent,
+    LeftToRight,
     Margin,
     Noisy,
     Pooled,
@@ -132,6 +133,23 @@ def test_checks_catch_offenders():
 
     with pytest.raises(AssertionError, match="visible position"):
         check_order(Eager(), SKEWED)
+
+    class Careless(Liar):
+        def score(self, step):
+            scores = LeftToRight().score(step)
+            step.open.logical_not_()
+            return scores
+
+    with pytest.raises(AssertionError, match="wrote to a mask"):
+        check_order(Careless(), SKEWED)
+
+    def careless(canvas, where):
+        answer = SKEWED(canvas, where.clone())
+        where.fill_(False)
+        return answer
+
+    with pytest.raises(AssertionError, match="wrote to the mask"):
+        check_denoiser(careless, Canvas.blank(2, 4))
 
     class Lazy:
         def count(self, step, scores):
