@@ -32,12 +32,13 @@ def test_groups_of_rows_join_to_the_whole(monkeypatch, rows):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_large_row_answers_alike_in_every_batch(threads):
+@pytest.mark.parametrize("width", [2_500, 40_000, 100_001])  # many rows a group, a few, and one
+def test_a_large_row_answers_alike_in_every_batch(threads, width):
     """Groups of rows differ with their number, and rows in where they lie; a large one does not notice, to the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        logits = 3 * torch.randn(5, 100_001, generator=torch.Generator().manual_seed(0))
+        logits = 3 * torch.randn(5, width, generator=torch.Generator().manual_seed(0))
         logits[:, 7] = -torch.inf
         level = torch.tensor([0.0, 0.2, 0.5, 0.9, BELOW_ONE], dtype=torch.float64)
         whole = marginals(logits)
